@@ -1,0 +1,264 @@
+"""Answers that were given before, within one credential.
+
+*Key.* SHA-256 over the canonical body that is sent, so every parameter that changes the answer
+changes the key; hashed with the partition (an app or a user) where the caller asked for one. The
+credential's fingerprint is no part of the key but selects the shelf: there is no way to reach an
+entry of another credential.
+
+*Stored* are complete, successful answers only. An answer that a fallback model gave is stored for
+that model, never for the one that failed.
+
+*Bounded* by bytes over the whole process and by entries per credential; the least recently used go
+first. An expired entry stays until then, for callers that want a stale answer rather than an error.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol
+
+from cachetools import LRUCache
+
+from holysheep import config
+from holysheep.errors import HolySheepError
+from holysheep.ports import Clock
+from holysheep.types import Call, ChatRequest, Choice, Completed, Completion, Delta, Event, Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored answer. ``stored_s`` is a point on the cache's monotonic clock."""
+
+    completion: Completion
+    stored_s: float
+    ttl_s: float
+    size_bytes: int
+
+
+class AnswerCache(Protocol):
+    """Where answers of one credential are kept."""
+
+    def get(self, key: bytes) -> Entry | None:
+        """The entry of ``key``, expired or not."""
+        ...
+
+    def put(self, key: bytes, completion: Completion, ttl_s: float) -> None:
+        """Keep an answer, if it fits at all."""
+        ...
+
+
+class _Lru[K, V](LRUCache[K, V]):
+    """An LRU cache that tells what it drops."""
+
+    def __init__(
+        self,
+        maxsize: float,
+        on_evict: Callable[[K], None],
+        getsizeof: Callable[[V], float] | None = None,
+    ) -> None:
+        super().__init__(maxsize, getsizeof)
+        self._on_evict = on_evict
+
+    def popitem(self) -> tuple[K, V]:
+        key, value = super().popitem()
+        self._on_evict(key)
+        return key, value
+
+
+class MemoryCache:
+    """The answers of all credentials of one process. Safe for concurrent use."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        max_bytes: int = config.CACHE_MAX_BYTES,
+        max_entries: int = config.CACHE_MAX_ENTRIES,
+    ) -> None:
+        self._clock = clock
+        self._max_entries = max_entries
+        self._lock = clock.lock()
+        self._shelves: dict[str, _Lru[bytes, None]] = {}
+        self._entries: _Lru[tuple[str, bytes], Entry] = _Lru(
+            max_bytes, self._drop_from_shelf, lambda entry: entry.size_bytes
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """Estimated memory of all entries."""
+        return int(self._entries.currsize)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def shelf(self, owner: str) -> AnswerCache:
+        """The view of one credential, which cannot reach any other's entries."""
+        return _Shelf(self, owner)
+
+    def forget(self, owner: str) -> None:
+        """Drop all entries of one credential."""
+        with self._lock:
+            for key in self._shelves.pop(owner, ()):
+                self._entries.pop((owner, key), None)
+
+    def get(self, owner: str, key: bytes) -> Entry | None:
+        """The entry of ``key`` on the shelf of ``owner``, expired or not."""
+        with self._lock:
+            entry = self._entries.get((owner, key))
+            if entry is not None:
+                # Both orders of use are refreshed: the credential's and the process's.
+                self._shelves[owner][key]
+            return entry
+
+    def put(self, owner: str, key: bytes, completion: Completion, ttl_s: float) -> None:
+        """Keep an answer on the shelf of ``owner``, if it fits at all."""
+        entry = Entry(completion, self._clock.monotonic(), ttl_s, _size_bytes(completion))
+        if entry.size_bytes > self._entries.maxsize:
+            return
+        with self._lock:
+            self._entries[owner, key] = entry
+            shelf = self._shelves.get(owner)
+            if shelf is None:
+                shelf = self._shelves[owner] = _Lru(
+                    self._max_entries, lambda evicted: self._drop_entry(owner, evicted)
+                )
+            shelf[key] = None
+
+    def _drop_from_shelf(self, owner_and_key: tuple[str, bytes]) -> None:
+        owner, key = owner_and_key
+        shelf = self._shelves.get(owner)
+        if shelf is not None:
+            shelf.pop(key, None)
+            if not shelf:
+                del self._shelves[owner]
+
+    def _drop_entry(self, owner: str, key: bytes) -> None:
+        self._entries.pop((owner, key), None)
+
+
+class _Shelf:
+    def __init__(self, cache: MemoryCache, owner: str) -> None:
+        self._cache = cache
+        self._owner = owner
+
+    def get(self, key: bytes) -> Entry | None:
+        return self._cache.get(self._owner, key)
+
+    def put(self, key: bytes, completion: Completion, ttl_s: float) -> None:
+        self._cache.put(self._owner, key, completion, ttl_s)
+
+
+def cache_key(request: ChatRequest, partition: str = "") -> bytes:
+    """The key of a request within its credential, 32 bytes."""
+    if not partition:
+        return request.digest()
+    return sha256(partition.encode() + b"\0" + request.digest()).digest()
+
+
+def key_of(call: Call) -> bytes:
+    """The cache key of a call."""
+    return cache_key(call.request, call.policy.cache_partition)
+
+
+class CacheLookup:
+    """Answers from the cache where it can; covers an outage with a stale answer where asked to."""
+
+    def __init__(self, answers: AnswerCache, clock: Clock) -> None:
+        self._answers = answers
+        self._clock = clock
+
+    def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
+        """Answer from the cache, or pass the call on."""
+        policy = call.policy
+        if policy.cache != "use":
+            call.trace.cache = policy.cache
+            yield from proceed(call)
+            return
+        entry = self._answers.get(key_of(call))
+        if entry is not None and _is_fresh(entry, call, self._clock):
+            call.trace.cache = "hit"
+            yield from _replay(entry.completion)
+            return
+        passed = False
+        try:
+            for event in proceed(call):
+                passed = True
+                yield event
+        except HolySheepError as error:
+            if passed or entry is None or not (policy.serve_stale and error.is_outage):
+                raise
+            call.trace.cache = "stale"
+            yield from _replay(entry.completion)
+
+
+class CacheFill:
+    """Stores answers, below single-flight.
+
+    It looks once more before it goes on: between a caller's first look and its taking the lead of
+    a flight, another flight may have ended with the answer.
+    """
+
+    def __init__(self, answers: AnswerCache, clock: Clock) -> None:
+        self._answers = answers
+        self._clock = clock
+
+    def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
+        """Pass the call on and keep its answer."""
+        policy = call.policy
+        if policy.cache == "bypass":
+            yield from proceed(call)
+            return
+        if policy.cache == "use":
+            entry = self._answers.get(key_of(call))
+            if entry is not None and _is_fresh(entry, call, self._clock):
+                call.trace.cache = "hit"
+                yield from _replay(entry.completion)
+                return
+        for event in proceed(call):
+            if isinstance(event, Completed):
+                self._store(call, event.completion)
+            yield event
+
+    def _store(self, call: Call, completion: Completion) -> None:
+        if not is_storable(completion):
+            return
+        request = call.request
+        if completion.asked_model != request.model:
+            request = request.with_model(completion.asked_model)
+        key = cache_key(request, call.policy.cache_partition)
+        self._answers.put(key, completion, call.policy.cache_ttl_s)
+
+
+def is_storable(completion: Completion) -> bool:
+    """Whether an answer is one to give again: it says something, and nothing was filtered out."""
+    return all(
+        (choice.text or choice.tool_calls) and choice.finish_reason != "content_filter"
+        for choice in completion.choices
+    )
+
+
+def _is_fresh(entry: Entry, call: Call, clock: Clock) -> bool:
+    """Not older than the writer allowed, nor than this reader wants."""
+    return clock.monotonic() - entry.stored_s < min(entry.ttl_s, call.policy.cache_ttl_s)
+
+
+def _replay(completion: Completion) -> Iterator[Event]:
+    for choice in completion.choices:
+        if choice.text or choice.reasoning:
+            yield Delta(text=choice.text, reasoning=choice.reasoning, index=choice.index)
+    yield Completed(completion)
+
+
+# What the objects of an entry and its places in the tables take, measured with tracemalloc.
+_ENTRY_OVERHEAD_BYTES = 1500
+
+
+def _size_bytes(completion: Completion) -> int:
+    return _ENTRY_OVERHEAD_BYTES + sum(_choice_bytes(choice) for choice in completion.choices)
+
+
+def _choice_bytes(choice: Choice) -> int:
+    extras = str(choice.tool_calls or "") + str(choice.logprobs or "")
+    # Parsed JSON takes several times its text; structured output is bounded by the text it is in.
+    return sys.getsizeof(choice.text) + sys.getsizeof(choice.reasoning) + 4 * len(extras)

@@ -1,0 +1,67 @@
+"""Every default and limit of the engine, with its unit and its reason."""
+
+VERSION = "0.1.0"
+
+DEFAULT_BASE_URL = "https://api.holysheep.ai/v1"
+DEFAULT_MODEL = "deepseek-v3.2"
+
+# Credential defaults. 60 requests per minute and 20 in flight are what gateways of this kind
+# commonly grant an ordinary key; both are the user's to change.
+DEFAULT_REQUESTS_PER_MINUTE = 60
+DEFAULT_TOKENS_PER_MINUTE = 0
+DEFAULT_MAX_CONCURRENCY = 20
+MIN_KEY_LENGTH = 20
+
+# Connections. As many kept alive as may be in flight, so that a burst does not dial anew, and 20
+# at least. Idle ones are dropped after 30 s, before the 60 to 75 s that servers commonly allow.
+MAX_CONNECTIONS = 100
+MIN_KEPT_ALIVE = 20
+KEEPALIVE_S = 30.0
+
+# Time limits of single operations; the call's deadline cuts each of them. Connecting is quick or
+# hopeless; a model may think for minutes before the first byte, so reading has the deadline only.
+CONNECT_TIMEOUT_S = 10.0
+WRITE_TIMEOUT_S = 30.0
+READ_TIMEOUT_S = 600.0
+
+# An answer larger than this is no chat completion. Bounds what one broken server can make a
+# process hold; a million tokens are about 5 MB.
+MAX_RESPONSE_BYTES = 32 * 1024 * 1024
+MAX_ERROR_BODY_BYTES = 64 * 1024
+# After [DONE] the rest of the body is read so that the connection can be used again, up to here.
+MAX_DRAIN_BYTES = 64 * 1024
+
+# Retry: full jitter over 0.5 s, 1 s, 2 s, 4 s, then 8 s.
+BACKOFF_BASE_S = 0.5
+BACKOFF_MAX_S = 8.0
+# A 429 without a time: how long the whole credential holds back, doubled for each in a row.
+PAUSE_BASE_S = 1.0
+PAUSE_MAX_S = 30.0
+
+# Circuit breaker.
+BREAKER_FAILURES = 5
+BREAKER_OPEN_S = 30.0
+
+# Cache.
+CACHE_MAX_BYTES = 64 * 1024 * 1024
+CACHE_MAX_ENTRIES = 1000
+CACHE_TTL_S = 300
+CACHE_MAX_TTL_S = 86_400
+
+# Registry: credentials whose state one process keeps at the same time.
+MAX_CREDENTIALS = 1000
+# Breakers one credential's base URL may hold: model ids can come from a variable.
+MAX_BREAKERS = 10_000
+
+# Node inputs.
+MAX_INPUT_CHARS = 1_000_000
+MAX_FILE_BYTES = 20 * 1024 * 1024
+MAX_IMAGES = 20
+
+# Default of timeout_s: everything that belongs to one call.
+DEADLINE_S = 60
+
+# Streaming to the host: each message costs it time, so a fast stream is sent in pieces.
+STREAM_PIECE_S = 0.05
+# No single host message above this many characters of text (the daemon cuts lines at 5 MB).
+MAX_PIECE_CHARS = 256 * 1024

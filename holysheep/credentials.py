@@ -1,0 +1,120 @@
+"""Checks a credential for real: whether the key is right and an API is behind the base URL.
+
+``GET {base_url}/models`` costs nothing and needs a valid key. Gateways without that route are
+asked for the shortest possible chat completion instead; any answer in JSON but a refused key shows
+that the chat route is there.
+"""
+
+import json
+
+import httpx
+
+from holysheep.engine import Engine
+from holysheep.errors import (
+    AuthError,
+    ConnectFailed,
+    HolySheepError,
+    SettingsError,
+)
+from holysheep.faults import error_for, looks_like_page
+from holysheep.ports import Clock
+from holysheep.redact import shortened
+
+CHECK_TIMEOUT_S = 20.0
+
+
+def list_models(engine: Engine, *, clock: Clock, timeout_s: float = CHECK_TIMEOUT_S) -> list[str]:
+    """The ids of the models that the gateway offers to this key, sorted.
+
+    Raises ``AuthError``, ``SettingsError`` (no such API there), ``ConnectFailed``, ``TimedOut``,
+    ``ServerError``, ``RateLimited``.
+    """
+    deadline_s = clock.monotonic() + timeout_s
+    status, headers, body = engine.transport.get("/models", deadline_s)
+    _raise_for(engine, "/models", status, headers, body, clock)
+    data = json.loads(body).get("data")
+    if not isinstance(data, list):
+        raise _no_api(engine)
+    return sorted(str(model["id"]) for model in data if isinstance(model, dict) and "id" in model)
+
+
+def check_credentials(engine: Engine, *, clock: Clock, timeout_s: float = CHECK_TIMEOUT_S) -> None:
+    """Return if the credential works; otherwise raise with one sentence that says why not.
+
+    A gateway that is busy or failing at the moment (429, 5xx) is no reason to refuse a key.
+    """
+    deadline_s = clock.monotonic() + timeout_s
+    try:
+        status, headers, body = engine.transport.get("/models", deadline_s)
+    except ConnectFailed as error:
+        raise _unreachable(engine, error) from error
+    if status not in (404, 405, 501):
+        _accept(engine, "/models", status, headers, body, clock)
+        return
+    probe = {
+        "model": engine.settings.default_model,
+        "messages": [{"role": "user", "content": "ping"}],
+        "max_tokens": 1,
+    }
+    status, headers, body = engine.transport.post("/chat/completions", probe, deadline_s)
+    if status in (401, 403):
+        _raise_for(engine, "/chat/completions", status, headers, body, clock)
+    if not _is_json(body) or (status in (404, 405) and "model" not in body.decode().lower()):
+        raise _no_api(engine)
+
+
+def _accept(
+    engine: Engine, path: str, status: int, headers: httpx.Headers, body: bytes, clock: Clock
+) -> None:
+    if status == 429 or (status >= 500 and _is_json(body)):
+        return
+    _raise_for(engine, path, status, headers, body, clock)
+
+
+def _raise_for(
+    engine: Engine, path: str, status: int, headers: httpx.Headers, body: bytes, clock: Clock
+) -> None:
+    """Raise what a failed or unreadable answer of an API route means for the credential."""
+    if status in (401, 403):
+        raise AuthError(
+            f"The gateway refused the API key (HTTP {status}). Check api_key, base_url and"
+            " auth_header.",
+            status=status,
+        )
+    page = looks_like_page(body, headers.get("content-type", ""))
+    if status == 200 and not page and _is_json(body):
+        return
+    if page or status in (200, 404, 405):
+        raise _no_api(engine)
+    raise error_for(
+        status,
+        headers,
+        body,
+        model=path,
+        wall_s=clock.wall(),
+        secrets=(engine.settings.api_key,),
+    )
+
+
+def _no_api(engine: Engine) -> SettingsError:
+    return SettingsError(
+        f"There is no OpenAI-compatible API at {shortened(engine.settings.base_url)}. Check"
+        " base_url; it usually ends in /v1."
+    )
+
+
+def _unreachable(engine: Engine, error: HolySheepError) -> HolySheepError:
+    if "TLS" in error.message:
+        return error
+    return ConnectFailed(
+        f"{shortened(engine.settings.base_url)} could not be reached. Check base_url, and whether"
+        " this Dify may connect to it.",
+        detail=error.detail,
+    )
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        return isinstance(json.loads(body), dict)
+    except ValueError:
+        return False

@@ -1,0 +1,184 @@
+"""One credential's engine: the order of the mechanisms, and the recording round them."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from holysheep.breaker import BreakerLayer, Breakers
+from holysheep.budget import Budget, BudgetLayer
+from holysheep.cache import AnswerCache, CacheFill, CacheLookup, key_of
+from holysheep.concurrency import ConcurrencyLayer
+from holysheep.config import MAX_CONNECTIONS, MIN_KEPT_ALIVE
+from holysheep.errors import HolySheepError
+from holysheep.fair import FairSemaphore
+from holysheep.fallback import FallbackLayer
+from holysheep.limiter import RateLimiter, RateLimitLayer
+from holysheep.pool import PooledTransport
+from holysheep.ports import Clock, Rng
+from holysheep.pricing import PriceBook
+from holysheep.result import ChatResult, build_result, empty_result
+from holysheep.retry import RetryLayer
+from holysheep.settings import Settings
+from holysheep.singleflight import Flights, SingleFlightLayer
+from holysheep.structured import StructuredLayer
+from holysheep.transport import ChatTransport
+from holysheep.types import (
+    Call,
+    ChatRequest,
+    Completed,
+    Delta,
+    Handler,
+    Layer,
+    Policy,
+    Trace,
+)
+
+
+class CredentialState:
+    """What must outlive a call: connections, limits, spend, and calls under way."""
+
+    def __init__(
+        self, settings: Settings, *, answers: AnswerCache, breakers: Breakers, clock: Clock
+    ) -> None:
+        self.pool = PooledTransport(settings.base_url, clock=clock, **_connections(settings))
+        self.limiter = RateLimiter(
+            settings.requests_per_minute, settings.tokens_per_minute, clock=clock
+        )
+        self.slots = FairSemaphore(settings.max_concurrency, clock)
+        self.budget = Budget(settings.daily_budget_usd, settings.monthly_budget_usd, clock=clock)
+        self.flights = Flights(clock)
+        self.answers = answers
+        self.breakers = breakers
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether forgetting this state would change nothing for anybody."""
+        return (
+            not self.flights
+            and not self.slots.held
+            and not self.pool.in_use
+            and self.limiter.is_idle
+            and self.budget.is_idle
+        )
+
+    def resize(self, settings: Settings) -> None:
+        """Take on changed limits without losing what was counted."""
+        self.pool.resize(**_connections(settings))
+        self.limiter.resize(settings.requests_per_minute, settings.tokens_per_minute)
+        self.slots.resize(settings.max_concurrency)
+        self.budget.resize(settings.daily_budget_usd, settings.monthly_budget_usd)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self.pool.close()
+
+
+class Engine:
+    """Answers chat requests of one credential."""
+
+    def __init__(
+        self, settings: Settings, state: CredentialState, *, clock: Clock, rng: Rng
+    ) -> None:
+        self.settings = settings
+        self.transport = ChatTransport(settings, state.pool, clock)
+        self._clock = clock
+        self._prices = PriceBook(settings.price_overrides)
+        self._answer = stack(
+            [
+                CacheLookup(state.answers, clock),
+                SingleFlightLayer(state.flights, key_of),
+                CacheFill(state.answers, clock),
+                StructuredLayer(),
+                BudgetLayer(state.budget, self._prices),
+                FallbackLayer(clock),
+                RetryLayer(clock, rng),
+                BreakerLayer(partial(state.breakers.get, settings.base_url)),
+                RateLimitLayer(state.limiter, clock),
+                ConcurrencyLayer(state.slots, clock),
+            ],
+            self.transport,
+        )
+
+    def ask(
+        self,
+        request: ChatRequest,
+        policy: Policy,
+        *,
+        timeout_s: float,
+        stream: bool = False,
+        started_s: float | None = None,
+    ) -> "Answer":
+        """Begin a call that must have ended ``timeout_s`` seconds after ``started_s``.
+
+        ``started_s`` is a point on the monotonic clock, ``None`` = now. Nothing is sent before
+        the answer is iterated. ``stream`` says that somebody watches it arrive; the answer is the
+        same either way.
+        """
+        if started_s is None:
+            started_s = self._clock.monotonic()
+        call = Call(request, policy, started_s + timeout_s, Trace(started_s=started_s), stream)
+        return Answer(call, self._answer, self._prices, self._clock)
+
+
+class Answer:
+    """An answer as it arrives. Iterate it once; ``result`` is there when it has ended."""
+
+    def __init__(self, call: Call, handler: Handler, prices: PriceBook, clock: Clock) -> None:
+        self._call = call
+        self._handler = handler
+        self._prices = prices
+        self._clock = clock
+        self._result: ChatResult | None = None
+
+    def __iter__(self) -> Iterator[Delta]:
+        """The pieces of the first choice. Raises the errors of ``holysheep.errors``."""
+        trace = self._call.trace
+        try:
+            for event in self._handler(self._call):
+                if trace.ttft_s is None:
+                    trace.ttft_s = self._clock.monotonic() - trace.started_s
+                if isinstance(event, Completed):
+                    completion = event.completion
+                elif event.index == 0:
+                    yield event
+        except HolySheepError as error:
+            error.attempts = trace.attempts
+            raise
+        self._result = build_result(
+            completion, self._prices.cost(completion), trace, self._clock.monotonic()
+        )
+
+    @property
+    def result(self) -> ChatResult:
+        """The outcome. Raises ``RuntimeError`` before the answer has ended."""
+        if self._result is None:
+            raise RuntimeError("the answer has not been read to its end")
+        return self._result
+
+    def wait(self) -> ChatResult:
+        """Read the answer to its end and return the outcome."""
+        for _ in self:
+            pass
+        return self.result
+
+    def failure(self) -> ChatResult:
+        """An empty outcome with what happened until now, for a call that has failed."""
+        return empty_result(self._call.trace, self._clock.monotonic())
+
+
+def stack(layers: Sequence[Layer], bottom: Handler) -> Handler:
+    """One handler out of layers, the first of which is called first."""
+    handler = bottom
+    for layer in reversed(layers):
+        handler = _above(layer, handler)
+    return handler
+
+
+def _above(layer: Layer, below: Handler) -> Handler:
+    return lambda call: layer(call, below)
+
+
+def _connections(settings: Settings) -> dict[str, int]:
+    return {
+        "max_connections": max(MAX_CONNECTIONS, settings.max_concurrency),
+        "max_idle": max(MIN_KEPT_ALIVE, settings.max_concurrency),
+    }

@@ -1,0 +1,225 @@
+"""Every error that the engine raises on purpose.
+
+::
+
+    HolySheepError
+    +- SettingsError        a credential or client setting is unusable
+    +- InputError           a parameter or an input is unusable; nothing was sent
+    +- UpstreamError        the gateway or the way to it failed
+    |  +- AuthError         401, 403: the key is wrong or not allowed
+    |  +- BadRequest        400, 422 and other 4xx: the request is not acceptable
+    |  |  +- UnknownModel   404, or a 400 that says so
+    |  +- RateLimited       429
+    |  +- QuotaExhausted    402, or a 429 that resets beyond the deadline
+    |  +- ServerError       5xx, 408, 409, 425
+    |  +- ConnectFailed     no connection, or one that broke before the answer was complete
+    |  +- TimedOut          connect, read, write or pool limit, or the deadline while on the wire
+    |  +- BadResponse       an answer that is no chat completion
+    |  +- InvalidOutput     an answer that is not the JSON that was asked for
+    +- RefusedLocally       the engine did not send the request
+       +- LimiterTimeout    the rate or concurrency limit leaves no room before the deadline
+       +- CircuitOpen       the breaker of this model is open
+       +- BudgetExceeded    the daily or monthly budget has no room
+       +- DeadlineExceeded  the deadline passed while waiting
+
+The message of each is one line that is safe to show: it names what happened and what to do, never
+the key and never a raw upstream body. Anything outside this tree is a bug and passes through.
+"""
+
+from copy import copy
+from typing import ClassVar, Self
+
+
+class HolySheepError(Exception):
+    """Root of the tree.
+
+    ``message``        one line, safe to show.
+    ``error_type``     stable name of the kind, what a workflow branches on.
+    ``status``         HTTP status, ``None`` where no response was seen.
+    ``retry_after_s``  seconds the server asked to wait, ``None`` where it did not.
+    ``request_id``     the gateway's id of the request, for support.
+    ``attempts``       requests sent for this call until the error.
+    ``detail``         more for the log, redacted and cut; not part of the message.
+    """
+
+    error_type: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+    """Whether the same request may succeed when it is sent again."""
+    falls_back: ClassVar[bool] = False
+    """Whether another model may answer where this one did not."""
+    is_outage: ClassVar[bool] = False
+    """Whether upstream is down or unreachable: what a breaker counts and a stale answer covers."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        request_id: str | None = None,
+        detail: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.request_id = request_id
+        self.attempts = 0
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return self.message
+
+    def copy(self) -> Self:
+        """An equal error without traceback, for raising the same failure in another thread."""
+        twin = copy(self)
+        twin.__traceback__ = None
+        twin.__cause__ = self
+        return twin
+
+
+class SettingsError(HolySheepError):
+    """A credential or client setting is missing or unusable."""
+
+    error_type = "settings"
+
+
+class InputError(HolySheepError):
+    """A parameter is out of range or malformed; no upstream call was made."""
+
+    error_type = "invalid_input"
+
+
+class UpstreamError(HolySheepError):
+    """The gateway answered with an error, not at all, or with something unreadable."""
+
+
+class AuthError(UpstreamError):
+    """The gateway refused the key."""
+
+    error_type = "auth"
+
+
+class BadRequest(UpstreamError):
+    """The gateway refused the request; sending it again changes nothing.
+
+    ``param`` is the request's field that the gateway named as the reason, or ``None``.
+    """
+
+    error_type = "bad_request"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+        detail: str = "",
+    ) -> None:
+        super().__init__(message, status=status, request_id=request_id, detail=detail)
+        self.param = param
+
+
+class UnknownModel(BadRequest):
+    """The gateway does not know the model."""
+
+    falls_back = True
+
+
+class RateLimited(UpstreamError):
+    """The gateway answered 429."""
+
+    error_type = "rate_limited"
+    retryable = True
+    falls_back = True
+
+
+class QuotaExhausted(UpstreamError):
+    """The account has no balance (402), or its limit resets only after the deadline (429)."""
+
+    error_type = "quota_exhausted"
+
+
+class LimitBeyondDeadline(QuotaExhausted):
+    """A 429 that cannot be waited out: another model may still have room."""
+
+    falls_back = True
+
+
+class ServerError(UpstreamError):
+    """The gateway failed (5xx) or asked for the request again (408, 409, 425)."""
+
+    error_type = "server_error"
+    retryable = True
+    falls_back = True
+    is_outage = True
+
+
+class TransientConflict(ServerError):
+    """408, 409 or 425: upstream is alive and wants the request again; no outage."""
+
+    is_outage = False
+
+
+class ConnectFailed(UpstreamError):
+    """The connection could not be made, or broke before the answer was complete."""
+
+    error_type = "connection_failed"
+    retryable = True
+    falls_back = True
+    is_outage = True
+
+
+class TimedOut(UpstreamError):
+    """A time limit passed while connecting, sending or waiting for the answer."""
+
+    error_type = "timeout"
+    retryable = True
+    falls_back = True
+    is_outage = True
+
+
+class BadResponse(UpstreamError):
+    """A successful status with a body that is no chat completion."""
+
+    error_type = "bad_response"
+    retryable = True
+    falls_back = True
+    is_outage = True
+
+
+class InvalidOutput(UpstreamError):
+    """The model's answer is no JSON or breaks the schema, twice in a row."""
+
+    error_type = "invalid_output"
+
+
+class RefusedLocally(HolySheepError):
+    """The engine decided not to send the request."""
+
+
+class LimiterTimeout(RefusedLocally):
+    """The credential's rate or concurrency limit leaves no room before the deadline."""
+
+    error_type = "rate_limited"
+
+
+class CircuitOpen(RefusedLocally):
+    """The breaker of this base URL and model is open."""
+
+    error_type = "circuit_open"
+    falls_back = True
+    is_outage = True
+
+
+class BudgetExceeded(RefusedLocally):
+    """The call's worst case does not fit into what is left of a budget."""
+
+    error_type = "budget_exceeded"
+
+
+class DeadlineExceeded(RefusedLocally):
+    """The deadline passed while the call was waiting its turn."""
+
+    error_type = "timeout"

@@ -1,0 +1,446 @@
+"""Requests and tokens per minute, waited for in order; and the pause after an upstream 429.
+
+*Bucket.* A bucket of ``rate`` tokens refills at ``rate / per_seconds``: a burst of that size, then
+the steady rate. A call takes one token of the request bucket and, where tokens per minute are
+limited, an estimate of its tokens; the estimate is settled with what upstream reports, so a bucket
+may be in debt for a while.
+
+*Queue.* Callers are served first come, first served. One whose turn cannot come before its
+deadline is refused at once, with nothing taken.
+
+*Pause.* A 429 closes the gate of the credential for as long as the server says. When it opens,
+one call goes first; each answer lets twice as many through, until the gate is fully open. So a
+crowd of waiting calls does not run into the limit again. A fallback to another model heeds only
+the pauses of that model: the limit that it escapes from is usually the first model's.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator
+
+from holysheep import config
+from holysheep.errors import LimitBeyondDeadline, LimiterTimeout, RateLimited, RefusedLocally
+from holysheep.ports import Clock, Condition
+from holysheep.tokens import estimate_call_tokens
+from holysheep.types import Call, Completed, Event, Handler
+
+
+class TokenBucket:
+    """A token bucket that starts full.
+
+    ``rate`` tokens per ``per_seconds``; its size is ``rate``. Safe for concurrent use.
+    """
+
+    def __init__(self, rate: float, per_seconds: float = 60.0, *, clock: Clock) -> None:
+        if not (rate > 0 and per_seconds > 0):
+            raise ValueError("rate and per_seconds must be greater than 0")
+        self.rate = rate
+        self.per_seconds = per_seconds
+        self._clock = clock
+        self._lock = clock.lock()
+        self._tokens = float(rate)
+        self._updated_s = clock.monotonic()
+
+    def acquire(self, amount: float = 1.0) -> bool:
+        """Take ``amount`` if it is there; nothing is taken otherwise."""
+        with self._lock:
+            self._refill()
+            if self._tokens < self._bounded(amount) - 1e-9:
+                return False
+            self._tokens -= amount
+            return True
+
+    def wait_time(self, amount: float = 1.0) -> float:
+        """Seconds until ``amount`` could be taken if nobody else took any; 0 = now."""
+        return self.drain_time(self._bounded(amount))
+
+    def drain_time(self, amount: float) -> float:
+        """Seconds until ``amount`` in all, however much, could have been taken; 0 = now."""
+        with self._lock:
+            self._refill()
+            missing = amount - self._tokens
+            # A remainder of rounding would otherwise be waited for again and again.
+            return 0.0 if missing <= 1e-9 else missing * self.per_seconds / self.rate
+
+    def settle(self, amount: float) -> None:
+        """Put ``amount`` back, or take it where it is negative, even into debt."""
+        with self._lock:
+            self._refill()
+            self._tokens = min(self.rate, self._tokens + amount)
+
+    def resize(self, rate: float) -> None:
+        """Change the rate and size; what has been taken stays taken."""
+        with self._lock:
+            self._refill()
+            self._tokens += rate - self.rate
+            self.rate = rate
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the bucket has recovered from all that was taken."""
+        with self._lock:
+            self._refill()
+            return self._tokens >= self.rate
+
+    def _bounded(self, amount: float) -> float:
+        """A call larger than the bucket goes when the bucket is full, rather than never."""
+        return min(amount, self.rate)
+
+    def _refill(self) -> None:
+        now = self._clock.monotonic()
+        gained = (now - self._updated_s) * self.rate / self.per_seconds
+        self._tokens = min(self.rate, self._tokens + gained)
+        self._updated_s = now
+
+
+class Gate:
+    """Closed during a pause, then opening step by step.
+
+    ``allowance`` is how many unanswered calls may be out while it opens; ``None`` = any number.
+    Only calls that passed since the last pause count: a long stream from before it says nothing.
+    """
+
+    __slots__ = ("_out", "_pause", "_paused_at_s", "_strikes", "allowance", "until_s")
+
+    FULLY_OPEN = 32
+
+    def __init__(self) -> None:
+        self.until_s = -math.inf
+        self.allowance: int | None = None
+        self._out = 0
+        self._pause = 0
+        self._paused_at_s = -math.inf
+        self._strikes = 0
+
+    def delay(self, now_s: float) -> float:
+        """Seconds until a call may pass: 0 = now, infinity = when one that is out has ended."""
+        if now_s < self.until_s:
+            return self.until_s - now_s
+        if self.allowance is not None and self._out >= self.allowance:
+            return math.inf
+        return 0.0
+
+    def enter(self) -> int:
+        """A call passes; returns the number of the pause that it passed after."""
+        self._out += 1
+        return self._pause
+
+    def leave(self, pause: int, *, answered: bool) -> None:
+        """A call that passed after ``pause`` has been answered, or has failed."""
+        if pause != self._pause:
+            return
+        self._out -= 1
+        if answered and self.allowance is not None:
+            self.allowance *= 2
+            if self.allowance > self.FULLY_OPEN:
+                self.allowance = None
+                self._strikes = 0
+
+    def pause(self, now_s: float, seconds: float | None, admitted_s: float) -> None:
+        """Close for ``seconds`` or, where the server named no time, longer each time in a row."""
+        if admitted_s > self._paused_at_s:
+            # Calls that were out together fail together: that is one strike, not fifty.
+            self._strikes += 1
+            self._paused_at_s = now_s
+        if seconds is None:
+            seconds = min(config.PAUSE_MAX_S, config.PAUSE_BASE_S * 2.0 ** (self._strikes - 1))
+        self.until_s = max(self.until_s, now_s + seconds)
+        self.allowance = 1
+        self._pause += 1
+        self._out = 0
+
+
+class RateLimiter:
+    """The limits of one credential. A rate of 0 means no limit."""
+
+    def __init__(
+        self, requests_per_minute: float, tokens_per_minute: float, *, clock: Clock
+    ) -> None:
+        self._clock = clock
+        self._lock = clock.lock()
+        self._requests = _bucket(None, requests_per_minute, clock)
+        self._tokens = _bucket(None, tokens_per_minute, clock)
+        self._gate = Gate()
+        self._model_gates: dict[str, Gate] = {}
+        self._queue: deque[_Waiter] = deque()
+        self._queued_tokens = 0.0
+
+    @property
+    def limits_tokens(self) -> bool:
+        """Whether a token estimate is needed at all."""
+        return self._tokens is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether forgetting this limiter would lose nothing."""
+        with self._lock:
+            full = all(bucket.is_full for bucket in (self._requests, self._tokens) if bucket)
+            return full and not self._queue and self._gate.allowance is None
+
+    def resize(self, requests_per_minute: float, tokens_per_minute: float) -> None:
+        """Change the limits; callers that wait are served by the new ones."""
+        with self._lock:
+            self._requests = _bucket(self._requests, requests_per_minute, self._clock)
+            self._tokens = _bucket(self._tokens, tokens_per_minute, self._clock)
+            for waiter in self._queue:
+                waiter.poke()
+
+    def reserve(
+        self, model: str, tokens: float, *, deadline_s: float, is_fallback: bool = False
+    ) -> "Reservation":
+        """Take one request and ``tokens``, waiting for the turn until ``deadline_s`` at most.
+
+        Raises ``LimiterTimeout`` if the credential's own limits leave no room in time, and
+        ``LimitBeyondDeadline`` if upstream has asked to wait longer; nothing is taken then.
+        """
+        waiter = _Waiter(model, tokens, is_fallback=is_fallback)
+        with self._lock:
+            if not self._queue and self._delay(waiter, self._clock.monotonic()) <= 0:
+                return self._take(waiter)
+            self._refuse_if_hopeless(waiter, deadline_s)
+            waiter.condition = self._clock.condition()
+            self._queue.append(waiter)
+            self._queued_tokens += tokens
+        try:
+            while True:
+                with self._lock:
+                    now = self._clock.monotonic()
+                    delay = self._delay(waiter, now)
+                    if delay <= 0:
+                        return self._take(waiter)
+                    if now >= deadline_s:
+                        raise self._refusal(waiter, delay)
+                    if math.isfinite(delay) and now + delay > deadline_s:
+                        raise self._refusal(waiter, delay)
+                waiter.wait(min(delay, deadline_s - now))
+        finally:
+            with self._lock:
+                self._queue.remove(waiter)
+                self._queued_tokens -= tokens
+                self._poke_next()
+
+    def pause(self, model: str, seconds: float | None, *, admitted_s: float = math.inf) -> None:
+        """Hold all calls of the credential back, ``seconds`` long where the server named a time.
+
+        ``admitted_s`` is when the call that was answered with 429 had been let through.
+        """
+        with self._lock:
+            now = self._clock.monotonic()
+            for gate in (self._gate, self._model_gates.setdefault(model, Gate())):
+                gate.pause(now, seconds, admitted_s)
+
+    def _gate_of(self, waiter: "_Waiter") -> Gate | None:
+        return self._model_gates.get(waiter.model) if waiter.is_fallback else self._gate
+
+    def _gate_delay(self, waiter: "_Waiter", now: float) -> float:
+        gate = self._gate_of(waiter)
+        return 0.0 if gate is None else gate.delay(now)
+
+    def _delay(self, waiter: "_Waiter", now: float) -> float:
+        """Seconds until ``waiter`` may try again; infinity = when it is poked."""
+        held = self._gate_delay(waiter, now)
+        if held > 0:
+            return held
+        for other in self._queue:
+            if other is waiter:
+                break
+            if self._gate_delay(other, now) <= 0:
+                return math.inf
+        return self._bucket_delay(1.0, waiter.tokens)
+
+    def _bucket_delay(self, requests: float, tokens: float) -> float:
+        return max(
+            self._requests.wait_time(requests) if self._requests else 0.0,
+            self._tokens.wait_time(tokens) if self._tokens else 0.0,
+        )
+
+    def _take(self, waiter: "_Waiter") -> "Reservation":
+        if self._requests:
+            self._requests.settle(-1.0)
+        if self._tokens:
+            self._tokens.settle(-waiter.tokens)
+        gates = [self._gate]
+        if waiter.model in self._model_gates:
+            gates.append(self._model_gates[waiter.model])
+        return Reservation(
+            self, waiter, self._clock.monotonic(), [(gate, gate.enter()) for gate in gates]
+        )
+
+    def _poke_next(self) -> None:
+        """Wake those whose turn may have come: the first that no pause holds back."""
+        now = self._clock.monotonic()
+        for waiter in self._queue:
+            waiter.poke()
+            if self._gate_delay(waiter, now) <= 0:
+                break
+
+    def _refuse_if_hopeless(self, waiter: "_Waiter", deadline_s: float) -> None:
+        """Raise at once where even with perfect luck the turn comes too late."""
+        now = self._clock.monotonic()
+        held = self._gate_delay(waiter, now)
+        if math.isfinite(held) and now + held > deadline_s:
+            raise self._refusal(waiter, held)
+        ahead = 0.0
+        if self._requests:
+            ahead = self._requests.drain_time(len(self._queue) + 1)
+        if self._tokens:
+            own = min(waiter.tokens, self._tokens.rate)
+            ahead = max(ahead, self._tokens.drain_time(self._queued_tokens + own))
+        if now + ahead > deadline_s:
+            raise self._refusal(waiter, ahead)
+
+    def _refusal(self, waiter: "_Waiter", delay: float) -> LimiterTimeout | LimitBeyondDeadline:
+        now = self._clock.monotonic()
+        gate = self._gate_of(waiter)
+        if gate is not None and now < gate.until_s:
+            left = gate.until_s - now
+            return LimitBeyondDeadline(
+                f"Rate limit of the gateway: it resets in {_seconds(left)}, after the deadline"
+                " of this call. Try again then, or raise timeout_s.",
+                status=429,
+                retry_after_s=left,
+            )
+        rates = [
+            f"{bucket.rate:g} {what} per minute"
+            for bucket, what in ((self._requests, "requests"), (self._tokens, "tokens"))
+            if bucket
+        ]
+        limit = f"limit of {' and '.join(rates)}" if rates else "pause after a rate limit"
+        when = (
+            f"the next place is free in {_seconds(delay)}"
+            if math.isfinite(delay)
+            else ("no place became free in time")
+        )
+        return LimiterTimeout(
+            f"The {limit} of this credential leaves no room before the deadline: {when}."
+            " Raise timeout_s, or the limit in the credential.",
+            retry_after_s=delay if math.isfinite(delay) else None,
+        )
+
+    def _leave_gates(self, passed: list[tuple[Gate, int]], model: str, *, answered: bool) -> None:
+        with self._lock:
+            for gate, pause in passed:
+                gate.leave(pause, answered=answered)
+            own = self._model_gates.get(model)
+            if own is not None and own.allowance is None:
+                del self._model_gates[model]
+            if self._queue:
+                self._poke_next()
+
+    def _settle(self, tokens: float) -> None:
+        with self._lock:
+            if self._tokens:
+                self._tokens.settle(tokens)
+                if self._queue:
+                    self._poke_next()
+
+
+class Reservation:
+    """A place that was taken. ``end`` must be called once."""
+
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        waiter: "_Waiter",
+        admitted_s: float,
+        passed: list[tuple[Gate, int]],
+    ) -> None:
+        self.admitted_s = admitted_s
+        self._limiter = limiter
+        self._waiter = waiter
+        self._passed = passed
+
+    def accepted(self) -> None:
+        """Upstream has begun to answer: it did not refuse this call for its limits."""
+        self._leave(answered=True)
+
+    def end(self, tokens_used: float | None) -> None:
+        """Settle the estimate with ``tokens_used``; ``None`` leaves the estimate standing."""
+        self._leave(answered=False)
+        if tokens_used is not None:
+            self._limiter._settle(self._waiter.tokens - tokens_used)
+
+    def _leave(self, *, answered: bool) -> None:
+        if self._passed:
+            passed, self._passed = self._passed, []
+            self._limiter._leave_gates(passed, self._waiter.model, answered=answered)
+
+
+class _Waiter:
+    """A caller in the queue. A poke tells it to look again whether it is its turn."""
+
+    __slots__ = ("_poked", "condition", "is_fallback", "model", "tokens")
+
+    condition: Condition
+
+    def __init__(self, model: str, tokens: float, *, is_fallback: bool) -> None:
+        self.model = model
+        self.tokens = tokens
+        self.is_fallback = is_fallback
+        self._poked = False
+
+    def poke(self) -> None:
+        with self.condition:
+            self._poked = True
+            self.condition.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until poked, or for ``seconds``."""
+        with self.condition:
+            if not self._poked:
+                self.condition.wait(seconds)
+            self._poked = False
+
+
+def _bucket(existing: TokenBucket | None, rate: float, clock: Clock) -> TokenBucket | None:
+    if rate <= 0:
+        return None
+    if existing is None:
+        return TokenBucket(rate, clock=clock)
+    if existing.rate != rate:
+        existing.resize(rate)
+    return existing
+
+
+def _seconds(span: float) -> str:
+    return f"{span:.0f} s" if span >= 10 else f"{span:.1f} s"
+
+
+class RateLimitLayer:
+    """Takes a place in the limiter before the request goes on, and settles it afterwards."""
+
+    def __init__(self, limiter: RateLimiter, clock: Clock) -> None:
+        self._limiter = limiter
+        self._clock = clock
+
+    def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
+        """Pass the call on when its turn has come."""
+        trace = call.trace
+        model = call.request.model
+        estimate = estimate_call_tokens(call.request) if self._limiter.limits_tokens else 0
+        began = self._clock.monotonic()
+        try:
+            reservation = self._limiter.reserve(
+                model,
+                estimate,
+                deadline_s=call.deadline_s,
+                is_fallback=trace.fallback_from is not None,
+            )
+        finally:
+            trace.queue_s += self._clock.monotonic() - began
+        tokens_used: float | None = None
+        try:
+            for event in proceed(call):
+                reservation.accepted()
+                if isinstance(event, Completed):
+                    tokens_used = event.completion.usage.total_tokens
+                yield event
+        except RateLimited as error:
+            tokens_used = 0
+            self._limiter.pause(model, error.retry_after_s, admitted_s=reservation.admitted_s)
+            raise
+        except RefusedLocally:
+            tokens_used = 0
+            raise
+        finally:
+            reservation.end(tokens_used)

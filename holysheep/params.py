@@ -1,0 +1,426 @@
+"""What a workflow author or a library caller may ask for: defaults, ranges, and how they are read.
+
+The host enforces none of it, so everything is parsed here: texts become numbers, empty texts mean
+"not set", and what is out of range is refused with one sentence that names the parameter, its
+value and what is allowed, before anything is sent.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from annotated_types import Ge, Le
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from holysheep import config
+from holysheep.errors import InputError
+from holysheep.media import Image
+from holysheep.redact import shortened
+from holysheep.schema import check_schema, check_tools
+from holysheep.types import CacheMode, ChatRequest, JsonObject, Policy
+
+ResponseFormat = Literal["text", "json_object", "json_schema"]
+
+_MAX_OPTIONS_CHARS = 100_000
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def _no_bool(value: Any) -> Any:
+    """True and 1 are different things to a person who fills in a number."""
+    if isinstance(value, bool):
+        raise ValueError("_number")
+    return value.strip() if isinstance(value, str) else value
+
+
+Number = Annotated[float, BeforeValidator(_no_bool)]
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+
+
+class Options(BaseModel):
+    """The rarer settings, by the keys of the ``options`` text. An unknown key is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    top_p: Number = Field(default=0.95, ge=0, le=1)
+    stop: list[str] | None = None
+    seed: Whole | None = None
+    presence_penalty: Number | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: Number | None = Field(default=None, ge=-2, le=2)
+    reasoning_effort: Literal["minimal", "low", "medium", "high"] | None = None
+    cache_ttl_s: Number = Field(default=config.CACHE_TTL_S, ge=1, le=config.CACHE_MAX_TTL_S)
+    cache_scope: Literal["credential", "app", "user"] = "credential"
+    serve_stale: bool = False
+    extra_body: JsonObject | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _sequences(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [line for line in value.splitlines() if line]
+        if isinstance(value, list):
+            if not all(isinstance(item, str) and item for item in value):
+                raise ValueError("stop must be a text, one sequence a line, or a list of texts.")
+            if len(value) > 4:
+                raise ValueError(f"stop may have at most 4 sequences, got {len(value)}.")
+        return value or None
+
+    @field_validator("extra_body")
+    @classmethod
+    def _mergeable(cls, value: JsonObject | None) -> JsonObject | None:
+        forbidden = sorted({"messages", "stream", "stream_options", "api_key"} & set(value or ()))
+        if forbidden:
+            raise ValueError(f"extra_body must not set {', '.join(forbidden)}.")
+        return value
+
+
+class Conversation(BaseModel):
+    """What a node sends: a system prompt, earlier messages, and a query."""
+
+    model_config = ConfigDict(frozen=True)
+
+    query: str = ""
+    system_prompt: str = ""
+    history: list[JsonObject] = Field(default_factory=list)
+
+    @field_validator("query", "system_prompt", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    @field_validator("history", mode="before")
+    @classmethod
+    def _messages(cls, value: Any) -> list[JsonObject]:
+        return parse_messages(value, "history")
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if not self.query.strip():
+            raise ValueError("query is empty: give the node something to ask.")
+        return self
+
+    def messages(self, images: Sequence[Image] = ()) -> list[JsonObject]:
+        """The conversation in OpenAI's form; ``images`` go with the query."""
+        messages: list[JsonObject] = []
+        if self.system_prompt:
+            messages.append({"role": "system", "content": self.system_prompt})
+        messages.extend(self.history)
+        content: str | list[JsonObject] = self.query
+        if images:
+            content = [
+                {"type": "text", "text": self.query},
+                *({"type": "image_url", "image_url": {"url": image.url}} for image in images),
+            ]
+        messages.append({"role": "user", "content": content})
+        return messages
+
+
+class ChatParams(BaseModel):
+    """How one chat call is asked and made, apart from its messages."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    json_schema: JsonObject | None = None
+    tools: list[JsonObject] | None = None
+
+    model: str
+    temperature: Number = Field(default=0.7, ge=0, le=2)
+    max_tokens: Whole = Field(default=2048, ge=1, le=1_000_000)
+    response_format: ResponseFormat = "text"
+    cache: CacheMode = "use"
+    fallback_models: tuple[str, ...] = ()
+    timeout_s: Number = Field(default=config.DEADLINE_S, ge=1, le=540)
+    max_retries: Whole = Field(default=3, ge=0, le=10)
+    on_error: Literal["fail", "continue"] = "fail"
+    options: Options = Field(default_factory=Options)
+
+    @field_validator("json_schema", mode="before")
+    @classmethod
+    def _schema(cls, value: Any) -> JsonObject | None:
+        return None if value is None else _parse_schema(value)
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _tools(cls, value: Any) -> list[JsonObject] | None:
+        return None if value is None else _parse_tools(value)
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _cache_mode(cls, value: Any) -> str:
+        word = str(value).strip().lower()
+        return {"on": "use", "true": "use", "off": "bypass", "false": "bypass"}.get(word, word)
+
+    @field_validator("fallback_models", mode="before")
+    @classmethod
+    def _models(cls, value: Any) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise ValueError("fallback_models must be model ids, separated by commas.")
+        return tuple(name.strip() for name in names if name.strip())
+
+    @field_validator("model")
+    @classmethod
+    def _model_id(cls, value: str) -> str:
+        if len(value) > 200 or not value.isprintable():
+            raise ValueError("custom_model must be a model id of at most 200 characters.")
+        return value
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _options(cls, value: Any) -> Any:
+        return value if isinstance(value, Options) else _parse_options(value)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.response_format == "json_schema" and self.json_schema is None:
+            raise ValueError("response_format json_schema needs a json_schema.")
+        return self
+
+    def request(self, messages: list[JsonObject]) -> ChatRequest:
+        """The request to send."""
+        options = self.options
+        body: JsonObject = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "top_p": options.top_p,
+            "stop": options.stop,
+            "seed": options.seed,
+            "presence_penalty": options.presence_penalty,
+            "frequency_penalty": options.frequency_penalty,
+            "reasoning_effort": options.reasoning_effort,
+            "tools": self.tools,
+            "response_format": self._response_format(),
+        }
+        body = {key: value for key, value in body.items() if value is not None}
+        return ChatRequest({**body, **(options.extra_body or {})})
+
+    def policy(self, *, app_id: str | None = None, user_id: str | None = None) -> Policy:
+        """How the call is to be made. The ids say whose answers may be shared, where asked for."""
+        options = self.options
+        partition = ""
+        if options.cache_scope == "app":
+            partition = f"app:{app_id or ''}"
+        elif options.cache_scope == "user":
+            partition = f"user:{user_id or ''}"
+        return Policy(
+            cache=self.cache,
+            cache_ttl_s=options.cache_ttl_s,
+            cache_partition=partition,
+            serve_stale=options.serve_stale,
+            fallback_models=self.fallback_models,
+            max_retries=self.max_retries,
+            answer_schema=self.answer_schema,
+        )
+
+    @property
+    def answer_schema(self) -> JsonObject | None:
+        """What the answer is checked against before anybody sees it: ``{}`` = any JSON."""
+        if self.json_schema is not None:
+            return self.json_schema
+        return {} if self.response_format == "json_object" else None
+
+    def _response_format(self) -> JsonObject | None:
+        if self.json_schema is not None:
+            named = {"name": "answer", "schema": self.json_schema}
+            return {"type": "json_schema", "json_schema": named}
+        return {"type": "json_object"} if self.response_format == "json_object" else None
+
+
+def chosen(raw: Mapping[str, Any], *, default_model: str) -> dict[str, Any]:
+    """The parameters that are set, with the model that counts, checked for size.
+
+    ``custom_model`` wins over ``model``, that over ``default_model``. Raises ``InputError``.
+    """
+    given = {name: value for name, value in raw.items() if not _is_unset(value)}
+    total = sum(_chars(value) for value in given.values())
+    if total > config.MAX_INPUT_CHARS:
+        raise InputError(
+            f"The inputs are too large: {total:,} characters, at most"
+            f" {config.MAX_INPUT_CHARS:,} are allowed together."
+        )
+    given["model"] = str(given.pop("custom_model", given.get("model", default_model))).strip()
+    return given
+
+
+def parsed[Model: BaseModel](model: type[Model], given: Mapping[str, Any]) -> Model:
+    """``given`` as a ``model``. Raises ``InputError`` for the first thing that is wrong."""
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        raise InputError(_sentence(model, error.errors(include_url=False)[0])) from None
+
+
+def _is_unset(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _chars(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_chars(key) + _chars(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return sum(_chars(item) for item in value)
+    return 0
+
+
+def parse_messages(value: Any, name: str) -> list[JsonObject]:
+    """A list of messages in OpenAI's form. Raises ``ValueError`` with one sentence."""
+    expected = (
+        f'{name} must be a list of messages such as {{"role": "user", "content": "Hello"}}, with'
+        f" the roles {', '.join(_ROLES)}."
+    )
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        # The host turns a text that it cannot read as a list into a list of that text.
+        value = value[0]
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(expected) from None
+    if not isinstance(value, list):
+        raise ValueError(expected)
+    for number, message in enumerate(value):
+        if not isinstance(message, Mapping) or message.get("role") not in _ROLES:
+            raise ValueError(f"{expected} Message {number} has no such role.")
+        content = message.get("content")
+        if not isinstance(content, str | list) and not message.get("tool_calls"):
+            raise ValueError(f"{expected} Message {number} has no content.")
+        if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
+            raise ValueError(f"{expected} Message {number} has a part that is no object.")
+    return [dict(message) for message in value]
+
+
+def _parse_schema(value: Any) -> JsonObject | None:
+    schema = _json_object("json_schema", value)
+    if isinstance(schema.get("schema"), dict) and not schema.get("type"):
+        # OpenAI's wrapper, as it stands in response_format.
+        unknown = sorted(set(schema) - {"name", "description", "schema", "strict"})
+        if unknown:
+            raise ValueError(f"json_schema has unknown keys: {', '.join(unknown)}.")
+        schema = schema["schema"]
+    try:
+        check_schema(schema)
+    except InputError as error:
+        raise ValueError(error.message) from None
+    return schema
+
+
+def _parse_tools(value: Any) -> list[JsonObject] | None:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"tools is not valid JSON: {error}.") from None
+    try:
+        return check_tools(value)
+    except InputError as error:
+        raise ValueError(error.message) from None
+
+
+def _json_object(name: str, value: Any) -> JsonObject:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"{name} is not valid JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a JSON object.")
+    return value
+
+
+def _parse_options(value: Any) -> Any:
+    if isinstance(value, str):
+        if len(value) > _MAX_OPTIONS_CHARS:
+            raise ValueError(f"options is longer than {_MAX_OPTIONS_CHARS:,} characters.")
+        try:
+            value = yaml.load(value, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" (line {mark.line + 1})" if mark else ""
+            raise ValueError(f"options is neither valid YAML nor JSON{where}.") from None
+        if value is None:
+            return {}
+    if not isinstance(value, dict):
+        raise ValueError("options must be a mapping, such as top_p: 0.9")
+    return {name: item for name, item in value.items() if not _is_unset(item)}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+
+def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
+    """One sentence: which parameter, which value, what is allowed."""
+    if error["type"] == "value_error":
+        told = str(error.get("ctx", {}).get("error", ""))
+        if told != "_number":
+            return told
+    path = [str(part) for part in error["loc"]]
+    if error["type"] == "extra_forbidden":
+        return f"options has no key {shortened(path[-1], 60)!r}. Known keys: {_known_options()}."
+    name = path[0] if path else "input"
+    fields = model.model_fields
+    if name == "options" and len(path) > 1:
+        name, fields = path[1], Options.model_fields
+        shown_name = f"options: {name}"
+    else:
+        shown_name = name
+    field = fields.get(name)
+    allowed = _allowed(field.annotation, field.metadata) if field else error["msg"].lower()
+    return f"{shown_name} must be {allowed}, got {_shown(error['input'])}."
+
+
+def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
+    """What a field accepts, in words."""
+    kinds = getattr(annotation, "__args__", ())
+    text = str(annotation)
+    if "Literal" in text:
+        words = [
+            word
+            for kind in (annotation, *kinds)
+            for word in getattr(kind, "__args__", ())
+            if isinstance(word, str)
+        ]
+        return f"one of {', '.join(dict.fromkeys(words))}"
+    low = next((limit.ge for limit in metadata if isinstance(limit, Ge)), None)
+    high = next((limit.le for limit in metadata if isinstance(limit, Le)), None)
+    if "bool" in text:
+        return "true or false"
+    if "dict" in text:
+        return "a mapping"
+    noun = "a number" if "float" in text else "a whole number" if "int" in text else "a text"
+    return noun if low is None else f"{noun} from {_plain(low)} to {_plain(high)}"
+
+
+def _plain(limit: Any) -> str:
+    return f"{limit:,}".replace(",", " ") if isinstance(limit, int) else f"{limit:g}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return shortened(repr(value), 60)
+
+
+@cache
+def _known_options() -> str:
+    return ", ".join(Options.model_fields)

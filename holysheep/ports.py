@@ -1,0 +1,93 @@
+"""What the engine needs from outside: time, waiting and chance.
+
+Every mechanism that depends on them takes a ``Clock`` or an ``Rng`` as an argument, so that an
+hour of rate limiting is tested in a millisecond. Two clocks, never mixed: ``monotonic`` for waits
+and latency, ``wall`` for anything that is stored or shown.
+
+This is the one module that may touch ``time`` and ``random``. The functions are looked up when an
+object is built, not when this module is imported: the Dify SDK replaces ``time.sleep`` and the
+threading primitives with gevent's, and a reference taken too early would stall every call.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable  # noqa: TC003 - mypy reads the attributes' types
+from types import TracebackType
+from typing import Protocol
+
+
+class Lock(Protocol):
+    """Mutual exclusion, by ``with``."""
+
+    def __enter__(self) -> object: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> object: ...
+
+
+class Condition(Lock, Protocol):
+    """The part of ``threading.Condition`` that the engine uses."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Release the lock, wait for a notification or ``timeout`` seconds, take the lock."""
+        ...
+
+    def notify_all(self) -> None:
+        """Wake all that wait; the caller holds the lock."""
+        ...
+
+
+class Clock(Protocol):
+    """Time and waiting. All spans and points are seconds."""
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never jumps; only differences mean something."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since 1970-01-01 UTC."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Suspend the calling thread or greenlet."""
+        ...
+
+    def lock(self) -> Lock:
+        """A new lock. Held for a few instructions, never while waiting for anything."""
+        ...
+
+    def condition(self) -> Condition:
+        """A new condition variable whose ``wait`` time-outs run on this clock."""
+        ...
+
+
+class Rng(Protocol):
+    """A source of uniform random numbers in [0, 1)."""
+
+    def __call__(self) -> float:
+        """The next number."""
+        ...
+
+
+class SystemClock:
+    """The process's own clocks: OS threads, or greenlets where gevent has patched the process."""
+
+    def __init__(self) -> None:
+        self.monotonic: Callable[[], float] = time.monotonic
+        self.wall: Callable[[], float] = time.time
+        self.sleep: Callable[[float], None] = time.sleep
+
+        self.lock: Callable[[], Lock] = threading.Lock
+        # On its default, reentrant lock: on a plain one each notify asks for the owner by trying
+        # to lock, and under gevent a failed try goes round the event loop with the lock held.
+        self.condition: Callable[[], Condition] = threading.Condition
+
+
+def system_rng() -> Rng:
+    """A generator of its own, so that nobody's ``random.seed`` makes two plugins retry in step."""
+    return random.SystemRandom().random

@@ -1,0 +1,162 @@
+"""What an answer cost: exact, or unknown, never guessed.
+
+``cost = (uncached * input + cached * cached_input + written * cache_write
++ completion * output) / 1,000,000`` in decimal arithmetic, nothing rounded. The price comes, in
+this order, from the credential's ``price_overrides``, from what the gateway reports in the answer,
+from ``prices.yaml``. A model with none of them costs ``None``: unknown is not free.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from holysheep.errors import SettingsError
+from holysheep.types import Completion, Usage
+
+PriceSource = Literal["override", "provider", "table", "none"]
+
+_MILLION = Decimal(1_000_000)
+_DATE_SUFFIX = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
+_CLAUDE_VERSION = re.compile(r"(?<=\d)\.(?=\d)")
+
+
+class Tier(BaseModel):
+    """Prices of a request with more than ``prompt_tokens`` prompt tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    prompt_tokens: int = Field(gt=0)
+    input: Decimal = Field(ge=0)
+    cached_input: Decimal | None = Field(default=None, ge=0)
+    cache_write: Decimal | None = Field(default=None, ge=0)
+    output: Decimal = Field(ge=0)
+
+
+class ComparePrice(BaseModel):
+    """A price to compare with, for input and output separately."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    input: Decimal = Field(ge=0)
+    output: Decimal = Field(ge=0)
+
+
+class Price(BaseModel):
+    """Prices of one model in USD per million tokens.
+
+    ``compare_at`` is what the user compares with: one price for all tokens, or input and output.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    input: Decimal = Field(ge=0)
+    cached_input: Decimal | None = Field(default=None, ge=0)
+    cache_write: Decimal | None = Field(default=None, ge=0)
+    output: Decimal = Field(ge=0)
+    above: Tier | None = None
+    compare_at: Decimal | ComparePrice | None = None
+    source: str = ""
+    date: str = ""
+
+    def cost(self, usage: Usage) -> Decimal:
+        """USD for these token counts, exact."""
+        rates: Price | Tier = self
+        if self.above is not None and usage.prompt_tokens > self.above.prompt_tokens:
+            rates = self.above
+        cached_input = rates.input if rates.cached_input is None else rates.cached_input
+        cache_write = rates.input if rates.cache_write is None else rates.cache_write
+        fresh = max(0, usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens)
+        return (
+            fresh * rates.input
+            + usage.cached_tokens * cached_input
+            + usage.cache_write_tokens * cache_write
+            + usage.completion_tokens * rates.output
+        ) / _MILLION
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an answer cost in USD, ``None`` where nobody knows, and who says so."""
+
+    usd: Decimal | None
+    source: PriceSource
+
+
+class PriceBook:
+    """The table, and one credential's overrides before it."""
+
+    def __init__(self, overrides: Mapping[str, Price] | None = None) -> None:
+        self._overrides = {canonical_id(model): price for model, price in (overrides or {}).items()}
+
+    def find(self, *models: str) -> tuple[Price | None, PriceSource]:
+        """The price of the first of ``models`` that has one; overrides come before the table."""
+        ids = [canonical_id(model) for model in models]
+        for prices, source in ((self._overrides, "override"), (_table(), "table")):
+            for model in ids:
+                if model in prices:
+                    return prices[model], source  # type: ignore[return-value]
+        return None, "none"
+
+    def cost(self, completion: Completion) -> Cost:
+        """What upstream's work on this answer cost."""
+        price, source = self.find(completion.model, completion.asked_model)
+        reported = completion.usage.provider_cost_usd
+        if reported is not None and source != "override":
+            return Cost(reported, "provider")
+        if price is None:
+            return Cost(None, "none")
+        return Cost(price.cost(completion.usage), source)
+
+
+def canonical_id(model: str) -> str:
+    """The id under which prices are kept: see the head of ``prices.yaml``."""
+    name = _DATE_SUFFIX.sub("", model.strip().lower().rpartition("/")[2])
+    return _CLAUDE_VERSION.sub("-", name) if name.startswith("claude") else name
+
+
+def parse_overrides(text: str) -> dict[str, Price]:
+    """Read ``price_overrides``: YAML or JSON, model -> prices; empty text means none.
+
+    Raises ``SettingsError`` with one sentence that names the model and the field.
+    """
+    try:
+        # Prices are read as text: 0.1 as a float would not be 0.1.
+        data = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - makes nothing but text
+    except yaml.YAMLError:
+        raise SettingsError("price_overrides is neither valid YAML nor JSON.") from None
+    if data in (None, ""):
+        return {}
+    if not isinstance(data, dict):
+        raise SettingsError(
+            "price_overrides must be a mapping of model to prices, such as"
+            " {my-model: {input: 0.5, output: 1.5}}."
+        )
+    return {str(model): _parse_price(str(model), prices) for model, prices in data.items()}
+
+
+def _parse_price(model: str, prices: Any) -> Price:
+    if not isinstance(prices, dict):
+        raise SettingsError(
+            f"price_overrides: {model} must be a mapping with input and output in USD per million"
+            " tokens."
+        )
+    try:
+        return Price.model_validate(prices)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"][:2] if not str(part).isupper())
+        raise SettingsError(f"price_overrides: {model}: {field}: {first['msg'].lower()}.") from None
+
+
+@cache
+def _table() -> dict[str, Price]:
+    text = files("holysheep").joinpath("prices.yaml").read_text(encoding="utf-8")
+    models = yaml.safe_load(text)["models"]
+    return {canonical_id(model): Price.model_validate(prices) for model, prices in models.items()}

@@ -1,0 +1,193 @@
+"""What a caller gets: the answer, what it used and cost, and what happened on the way."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from holysheep.pricing import Cost, PriceSource
+from holysheep.types import CacheState, Completion, JsonObject, Trace
+
+_NOT_CALLED: tuple[CacheState, ...] = ("hit", "stale", "coalesced")
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """Tokens and cost of one call.
+
+    Tokens are those of the answer, also where it came from the cache. ``cost_usd`` is what this
+    call cost, ``saved_usd`` what it would have cost without the cache; ``None`` = no price known.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    cost_usd: Decimal | None
+    saved_usd: Decimal | None
+    price_source: PriceSource
+    estimated: bool
+
+    def to_json(self) -> JsonObject:
+        """As a JSON object; money as numbers."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
+            "cached_tokens": self.cached_tokens,
+            "reasoning_tokens": self.reasoning_tokens,
+            "cost_usd": usd_number(self.cost_usd),
+            "saved_usd": usd_number(self.saved_usd),
+            "price_source": self.price_source,
+            "estimated": self.estimated,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What happened on the way. Spans are milliseconds; ``None`` = did not happen."""
+
+    cache: CacheState
+    attempts: int
+    ttft_ms: float | None
+    queue_ms: float
+    upstream_ms: float
+    request_id: str | None
+    fallback_from: str | None
+    backend: Literal["local"] = "local"
+
+    def to_json(self) -> JsonObject:
+        """As a JSON object."""
+        return {
+            "cache": self.cache,
+            "attempts": self.attempts,
+            "ttft_ms": self.ttft_ms,
+            "queue_ms": self.queue_ms,
+            "upstream_ms": self.upstream_ms,
+            "request_id": self.request_id,
+            "fallback_from": self.fallback_from,
+            "backend": self.backend,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ChatResult:
+    """The whole outcome of a successful call.
+
+    ``model_used`` is the id that upstream says it served. ``structured`` is the parsed answer
+    where JSON was asked for, else ``None``. ``cached`` is true when this call made no upstream
+    call of its own. ``latency_ms`` runs from the start of the call to the last byte.
+    """
+
+    text: str
+    reasoning: str
+    model_used: str
+    finish_reason: str
+    cached: bool
+    latency_ms: float
+    tokens_used: int
+    cost_usd: Decimal | None
+    structured: Any
+    tool_calls: list[JsonObject]
+    usage: UsageReport
+    meta: Meta
+
+    def to_json(self) -> JsonObject:
+        """As a JSON object; money as numbers."""
+        return {
+            "text": self.text,
+            "reasoning": self.reasoning,
+            "model_used": self.model_used,
+            "finish_reason": self.finish_reason,
+            "cached": self.cached,
+            "latency_ms": self.latency_ms,
+            "tokens_used": self.tokens_used,
+            "cost_usd": usd_number(self.cost_usd),
+            "structured": self.structured,
+            "tool_calls": self.tool_calls,
+            "usage": self.usage.to_json(),
+            "meta": self.meta.to_json(),
+        }
+
+
+def build_result(completion: Completion, cost: Cost, trace: Trace, ended_s: float) -> ChatResult:
+    """The result of a call that ended at ``ended_s`` (monotonic)."""
+    choice = completion.first
+    usage = completion.usage
+    cached = trace.cache in _NOT_CALLED
+    own_cost = Decimal(0) if cached else cost.usd
+    return ChatResult(
+        text=choice.text,
+        reasoning=choice.reasoning,
+        model_used=completion.model,
+        finish_reason=choice.finish_reason,
+        cached=cached,
+        latency_ms=_ms(ended_s - trace.started_s),
+        tokens_used=usage.total_tokens,
+        cost_usd=own_cost,
+        # Copies: the originals may be in the cache, and what is there is nobody's to change.
+        structured=deepcopy(completion.structured),
+        tool_calls=deepcopy(list(choice.tool_calls)),
+        usage=UsageReport(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            total_tokens=usage.total_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            cost_usd=own_cost,
+            saved_usd=cost.usd if cached else Decimal(0),
+            price_source=cost.source,
+            estimated=usage.estimated,
+        ),
+        meta=_meta(trace, completion.request_id),
+    )
+
+
+def empty_result(trace: Trace, ended_s: float) -> ChatResult:
+    """The result of a call that failed: nothing but what happened on the way."""
+    return ChatResult(
+        text="",
+        reasoning="",
+        model_used="",
+        finish_reason="",
+        cached=False,
+        latency_ms=_ms(ended_s - trace.started_s),
+        tokens_used=0,
+        cost_usd=None,
+        structured=None,
+        tool_calls=[],
+        usage=UsageReport(
+            prompt_tokens=0,
+            completion_tokens=0,
+            total_tokens=0,
+            cached_tokens=0,
+            reasoning_tokens=0,
+            cost_usd=None,
+            saved_usd=None,
+            price_source="none",
+            estimated=False,
+        ),
+        meta=_meta(trace, trace.request_id),
+    )
+
+
+def _meta(trace: Trace, request_id: str | None) -> Meta:
+    return Meta(
+        cache=trace.cache,
+        attempts=trace.attempts,
+        ttft_ms=None if trace.ttft_s is None else _ms(trace.ttft_s),
+        queue_ms=_ms(trace.queue_s),
+        upstream_ms=_ms(trace.upstream_s),
+        request_id=request_id,
+        fallback_from=trace.fallback_from,
+    )
+
+
+def usd_number(amount: Decimal | None) -> float | None:
+    """An amount as a JSON number."""
+    return None if amount is None else float(amount)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,74 @@
+"""Send a request again where that can help, and never once a part of the answer was passed on.
+
+The wait before attempt *n* + 1 is what the server asked for, exactly; where it asked for nothing,
+full jitter: uniform in [0, min(8 s, 0.5 s * 2**(n-1))]. A wait that would pass the deadline is not
+begun: the call fails at once, and a rate limit then says when it resets.
+"""
+
+from collections.abc import Iterator
+
+from tenacity import RetryCallState, Retrying, retry_if_exception
+
+from holysheep import config
+from holysheep.errors import HolySheepError, LimitBeyondDeadline, RateLimited
+from holysheep.ports import Clock, Rng
+from holysheep.streams import primed
+from holysheep.types import Call, Event, Handler
+
+
+class RetryLayer:
+    """Retries each model of a call up to ``Policy.max_retries`` times."""
+
+    def __init__(self, clock: Clock, rng: Rng) -> None:
+        self._clock = clock
+        self._rng = rng
+        # One for all calls: it keeps its state per thread and hands the call's arguments on.
+        self._retrying = Retrying(
+            retry=retry_if_exception(_is_retryable),
+            wait=self._wait,
+            stop=self._stop,
+            sleep=clock.sleep,
+            reraise=True,
+        )
+
+    def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
+        """Pass the call on until it is answered or trying again is of no use."""
+        try:
+            events = self._retrying(_begin, call, proceed)
+        except RateLimited as error:
+            wait_s = error.retry_after_s
+            if wait_s is not None and self._clock.monotonic() + wait_s >= call.deadline_s:
+                raise _beyond_deadline(error, wait_s) from error
+            raise
+        yield from events
+
+    def _stop(self, state: RetryCallState) -> bool:
+        call: Call = state.args[0]
+        return state.attempt_number > call.policy.max_retries or (
+            self._clock.monotonic() + state.upcoming_sleep >= call.deadline_s
+        )
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, HolySheepError) and error.retry_after_s is not None:
+            return error.retry_after_s
+        ceiling = config.BACKOFF_BASE_S * 2.0 ** (state.attempt_number - 1)
+        return self._rng() * min(config.BACKOFF_MAX_S, ceiling)
+
+
+def _begin(call: Call, proceed: Handler) -> Iterator[Event]:
+    return primed(proceed(call))
+
+
+def _is_retryable(error: BaseException) -> bool:
+    return isinstance(error, HolySheepError) and error.retryable
+
+
+def _beyond_deadline(error: RateLimited, wait_s: float) -> LimitBeyondDeadline:
+    return LimitBeyondDeadline(
+        f"{error.message} It resets in {wait_s:.0f} s, after the deadline of this call.",
+        status=error.status,
+        retry_after_s=wait_s,
+        request_id=error.request_id,
+        detail=error.detail,
+    )

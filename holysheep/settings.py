@@ -1,0 +1,141 @@
+"""A credential's settings, parsed from what the host or a caller gives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from hashlib import sha256
+from typing import Any, Literal
+
+import httpx
+
+from holysheep import config
+from holysheep.errors import SettingsError
+from holysheep.pricing import Price, parse_overrides
+
+AuthHeader = Literal["bearer", "x-api-key", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One credential. Its ``repr`` never shows the key.
+
+    Limits of 0 mean no limit. Budgets are USD per UTC day and month, ``None`` = none.
+    """
+
+    api_key: str = field(repr=False)
+    base_url: str = config.DEFAULT_BASE_URL
+    auth_header: AuthHeader = "bearer"
+    default_model: str = config.DEFAULT_MODEL
+    requests_per_minute: float = config.DEFAULT_REQUESTS_PER_MINUTE
+    tokens_per_minute: float = config.DEFAULT_TOKENS_PER_MINUTE
+    max_concurrency: int = config.DEFAULT_MAX_CONCURRENCY
+    daily_budget_usd: Decimal | None = None
+    monthly_budget_usd: Decimal | None = None
+    price_overrides: Mapping[str, Price] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this credential from others: a hash of base URL and key, 32 hex digits."""
+        return sha256(f"{self.base_url}\0{self.api_key}".encode()).hexdigest()[:32]
+
+
+def parse_settings(raw: Mapping[str, Any]) -> Settings:
+    """Settings from the credential's fields as the host sends them: texts, or nothing.
+
+    Raises ``SettingsError`` with one sentence that names the field.
+    """
+    return Settings(
+        api_key=_api_key(raw.get("api_key")),
+        base_url=_base_url(raw.get("base_url")),
+        auth_header=_auth_header(raw.get("auth_header")),
+        default_model=_text(raw.get("default_model")) or config.DEFAULT_MODEL,
+        requests_per_minute=_number(raw, "requests_per_minute", config.DEFAULT_REQUESTS_PER_MINUTE),
+        tokens_per_minute=_number(raw, "tokens_per_minute", config.DEFAULT_TOKENS_PER_MINUTE),
+        max_concurrency=_concurrency(raw),
+        daily_budget_usd=_budget(raw, "daily_budget_usd"),
+        monthly_budget_usd=_budget(raw, "monthly_budget_usd"),
+        price_overrides=parse_overrides(_text(raw.get("price_overrides"))),
+    )
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _api_key(value: Any) -> str:
+    key = _text(value)
+    if key.lower().startswith("bearer "):
+        key = key[len("bearer ") :].strip()
+    if not key:
+        raise SettingsError("api_key is empty. Paste the key from your gateway's dashboard.")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError(
+            "api_key contains white space or characters that no key has. Copy it again, whole."
+        )
+    if len(key) < config.MIN_KEY_LENGTH:
+        raise SettingsError(
+            f"api_key is too short: {len(key)} characters, a key has at least"
+            f" {config.MIN_KEY_LENGTH}. Copy it again, whole."
+        )
+    return key
+
+
+def _base_url(value: Any) -> str:
+    text = _text(value) or config.DEFAULT_BASE_URL
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError):
+        raise SettingsError("base_url is no valid URL, such as https://host/v1.") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise SettingsError("base_url must begin with http:// or https:// and name a host.")
+    if url.userinfo or url.query or url.fragment:
+        raise SettingsError(
+            "base_url must have no user name, query or fragment; the key has its own field."
+        )
+    return str(url).rstrip("/").removesuffix("/chat/completions")
+
+
+def _auth_header(value: Any) -> AuthHeader:
+    match _text(value) or "bearer":
+        case "bearer":
+            return "bearer"
+        case "x-api-key":
+            return "x-api-key"
+        case "both":
+            return "both"
+        case other:
+            raise SettingsError(f"auth_header must be bearer, x-api-key or both, got {other!r}.")
+
+
+def _decimal(raw: Mapping[str, Any], name: str) -> Decimal | None:
+    text = _text(raw.get(name))
+    if not text:
+        return None
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite() or number < 0:
+        raise SettingsError(f"{name} must be a number of at least 0, got {text[:40]!r}.")
+    return number
+
+
+def _number(raw: Mapping[str, Any], name: str, default: float) -> float:
+    number = _decimal(raw, name)
+    return default if number is None else float(number)
+
+
+def _concurrency(raw: Mapping[str, Any]) -> int:
+    number = _decimal(raw, "max_concurrency")
+    if number is None:
+        return config.DEFAULT_MAX_CONCURRENCY
+    if number < 1 or number != int(number) or number > 1000:
+        raise SettingsError(f"max_concurrency must be a whole number from 1 to 1000, got {number}.")
+    return int(number)
+
+
+def _budget(raw: Mapping[str, Any], name: str) -> Decimal | None:
+    budget = _decimal(raw, name)
+    if budget == 0:
+        raise SettingsError(f"{name} must be greater than 0; leave it empty for no budget.")
+    return budget

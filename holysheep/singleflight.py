@@ -1,0 +1,220 @@
+"""Identical requests that are made at the same time share one upstream call.
+
+The callers of one flight are its members, in the order in which they came. The first pulls events
+from upstream; the others are handed each event as it arrives, those from before they joined first.
+When the first leaves early, the next pulls on, from the same upstream answer.
+
+Nobody hangs on a leader that fails. A failure of upstream is everybody's. A failure that was the
+leader's own (its deadline, its turn at a limit) makes the next member start anew, unless that
+member has already passed a part of the answer on.
+"""
+
+from collections.abc import Callable, Hashable, Iterator
+
+from holysheep.errors import (
+    CircuitOpen,
+    ConnectFailed,
+    DeadlineExceeded,
+    HolySheepError,
+    LimitBeyondDeadline,
+    RefusedLocally,
+)
+from holysheep.ports import Clock
+from holysheep.types import Call, Event, Handler
+
+
+class Flight:
+    """One upstream answer and the callers that share it."""
+
+    def __init__(self, source: Iterator[Event], deadline_s: float, clock: Clock) -> None:
+        self._source = source
+        self._deadline_s = deadline_s
+        self._clock = clock
+        self._changed = clock.condition()
+        self._events: list[Event] = []
+        self._failure: HolySheepError | None = None
+        self._lost = False
+        self._ended = False
+        self._members: list[object] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more events will come."""
+        return self._ended or self._lost or self._failure is not None
+
+    @property
+    def is_joinable(self) -> bool:
+        """Whether a newcomer gets the answer here: not after a failure."""
+        return self._failure is None and not self._lost
+
+    def enter(self, member: object) -> None:
+        """Add a caller; the first one pulls."""
+        with self._changed:
+            self._members.append(member)
+
+    def leave(self, member: object) -> bool:
+        """Remove a caller; whether it was the last one."""
+        with self._changed:
+            self._members.remove(member)
+            if self._members:
+                self._changed.notify_all()
+            return not self._members
+
+    def close(self) -> None:
+        """Hang up on upstream, if it is still answering."""
+        close = getattr(self._source, "close", None)
+        if close is not None:
+            close()
+
+    def events(self, member: object, deadline_s: float) -> Iterator[Event]:
+        """All events for one member, from the first on.
+
+        Raises the flight's failure, ``DeadlineExceeded`` at the member's own deadline, or
+        ``_StartAnew`` where the member should try for itself.
+        """
+        position = 0
+        while True:
+            if position == len(self._events) and not self._await_event(
+                member, position, deadline_s
+            ):
+                return
+            event = self._events[position]
+            position += 1
+            yield event
+
+    def _await_event(self, member: object, position: int, deadline_s: float) -> bool:
+        """Wait for, or pull, event number ``position``; False when the answer has ended."""
+        if self._members[0] is not member:
+            self._wait_for(member, position, deadline_s)
+        if position == len(self._events) and not self.is_over:
+            self._pull()
+        if position < len(self._events):
+            return True
+        if self._failure is None and not self._lost:
+            return False
+        raise self._failure_for(position, deadline_s, leads=self._members[0] is member)
+
+    def _wait_for(self, member: object, position: int, deadline_s: float) -> None:
+        """Wait until there is such an event, or none will come, or it is this member's to pull."""
+        with self._changed:
+            while position == len(self._events) and not self.is_over:
+                if self._members[0] is member:
+                    return
+                left = deadline_s - self._clock.monotonic()
+                if left <= 0:
+                    raise DeadlineExceeded(
+                        "The deadline passed while an identical call was being answered."
+                        " Raise timeout_s."
+                    )
+                self._changed.wait(left)
+
+    def _pull(self) -> None:
+        """Take the next event from upstream. Only the first member comes here."""
+        try:
+            event = next(self._source, None)
+        except HolySheepError as error:
+            self._failure = error
+        except BaseException:
+            # A bug, or this caller being killed in mid-pull: the upstream answer is gone.
+            self._lost = True
+            raise
+        else:
+            if event is None:
+                self._ended = True
+            else:
+                self._events.append(event)
+        finally:
+            # A member that enters after this look finds the event before it begins to wait.
+            if len(self._members) > 1:
+                with self._changed:
+                    self._changed.notify_all()
+
+    def _failure_for(self, position: int, deadline_s: float, *, leads: bool) -> Exception:
+        error = self._failure
+        if leads and error is not None:
+            return error
+        ran_out = self._deadline_s <= self._clock.monotonic() < deadline_s
+        if error is None or ran_out or _is_callers_own(error):
+            if position == 0:
+                return _StartAnew()
+            error = ConnectFailed(
+                "The identical call that this one shared its answer with ended early. Try again."
+            )
+        return error.copy()
+
+
+class _StartAnew(Exception):
+    """The flight ended for reasons that do not concern this member."""
+
+
+def _is_callers_own(error: HolySheepError) -> bool:
+    if isinstance(error, CircuitOpen):
+        return False
+    return isinstance(error, RefusedLocally | LimitBeyondDeadline)
+
+
+class Flights:
+    """The flights of one credential that are under way."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = clock.lock()
+        self._flights: dict[Hashable, Flight] = {}
+
+    def board(
+        self, key: Hashable, member: object, start: Callable[[], Iterator[Event]], deadline_s: float
+    ) -> tuple[Flight, bool]:
+        """Join the flight of ``key`` or begin it; also whether it was begun."""
+        with self._lock:
+            flight = self._flights.get(key)
+            begins = flight is None or not flight.is_joinable
+            if flight is None or begins:
+                flight = self._flights[key] = Flight(start(), deadline_s, self._clock)
+            flight.enter(member)
+            return flight, begins
+
+    def disembark(self, key: Hashable, member: object, flight: Flight) -> None:
+        """Leave. A flight that is over, or that nobody is on any more, can not be joined again."""
+        with self._lock:
+            last = flight.leave(member)
+            if (last or flight.is_over) and self._flights.get(key) is flight:
+                del self._flights[key]
+        if last:
+            flight.close()
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+
+class SingleFlightLayer:
+    """Shares one upstream call among identical concurrent ones.
+
+    Identical means: the same request to the same credential and cache partition, made in the same
+    cache mode and with the same fallbacks and retries, since these decide what becomes of a
+    failure. A call that bypasses the cache is never shared.
+    """
+
+    def __init__(self, flights: Flights, key_of: Callable[[Call], bytes]) -> None:
+        self._flights = flights
+        self._key_of = key_of
+
+    def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
+        """Join the flight of an identical call, or begin one."""
+        policy = call.policy
+        if policy.cache == "bypass":
+            yield from proceed(call)
+            return
+        key = (self._key_of(call), policy.cache, policy.fallback_models, policy.max_retries)
+        planned = call.trace.cache
+        again = True
+        while again:
+            again = False
+            member = object()
+            flight, leads = self._flights.board(key, member, lambda: proceed(call), call.deadline_s)
+            call.trace.cache = planned if leads else "coalesced"
+            try:
+                yield from flight.events(member, call.deadline_s)
+            except _StartAnew:
+                again = True
+            finally:
+                self._flights.disembark(key, member, flight)

@@ -1,0 +1,275 @@
+"""The bottom of the stack: one request over the wire, its answer as events.
+
+Streams where somebody watches and asks for plain JSON where nobody does; reads either form
+whichever was asked for. Everything that can go wrong on the way becomes an error of the tree.
+"""
+
+import json
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import httpx
+
+from holysheep import config
+from holysheep.errors import (
+    BadResponse,
+    ConnectFailed,
+    DeadlineExceeded,
+    HolySheepError,
+    TimedOut,
+    UpstreamError,
+)
+from holysheep.faults import REQUEST_ID_HEADERS, error_for, looks_like_page
+from holysheep.network import limits
+from holysheep.pool import PooledTransport
+from holysheep.ports import Clock
+from holysheep.redact import redact
+from holysheep.settings import Settings
+from holysheep.tokens import estimate_prompt_tokens, estimate_tokens
+from holysheep.types import Call, Completed, Completion, Delta, Event, Usage
+from holysheep.wire import Assembler, encode, looks_like_events, server_sent_data
+
+USER_AGENT = f"holysheep-for-dify/{config.VERSION}"
+
+
+class ChatTransport:
+    """Sends chat completions of one credential."""
+
+    def __init__(self, settings: Settings, pool: PooledTransport, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._secrets = (settings.api_key,)
+        self._url = httpx.URL(f"{settings.base_url}/chat/completions")
+        self._headers = request_headers(settings)
+
+    def __call__(self, call: Call) -> Iterator[Event]:
+        """Send the request and read its answer."""
+        began = self._clock.monotonic()
+        if began >= call.deadline_s:
+            raise DeadlineExceeded("The deadline passed before the request was sent.")
+        call.trace.attempts += 1
+        request = httpx.Request(
+            "POST",
+            self._url,
+            headers=self._headers,
+            content=encode(call.request, stream=call.stream),
+            extensions={"timeout": self._limits(call.deadline_s)},
+        )
+        try:
+            response = self._pool.handle_request(request)
+            try:
+                if response.status_code != 200:
+                    raise self._failure(response, call)
+                completion = yield from self._answer(response, call)
+            finally:
+                response.close()
+        except httpx.TransportError as error:
+            past_deadline = self._clock.monotonic() >= call.deadline_s
+            raise connection_error(error, past_deadline=past_deadline) from error
+        except httpx.DecodingError as error:
+            raise BadResponse(
+                "The gateway's answer could not be decompressed. Try again."
+            ) from error
+        finally:
+            call.trace.upstream_s += self._clock.monotonic() - began
+        yield Completed(completion)
+
+    def get(self, path: str, deadline_s: float) -> tuple[int, httpx.Headers, bytes]:
+        """GET ``path`` below the base URL: status, headers and body, whatever the status.
+
+        Raises ``ConnectFailed`` or ``TimedOut``.
+        """
+        return self._exchange("GET", path, b"", deadline_s)
+
+    def post(
+        self, path: str, body: Mapping[str, Any], deadline_s: float
+    ) -> tuple[int, httpx.Headers, bytes]:
+        """POST a JSON body to ``path`` below the base URL; returns and raises like ``get``."""
+        return self._exchange("POST", path, json.dumps(body).encode(), deadline_s)
+
+    def _exchange(
+        self, method: str, path: str, content: bytes, deadline_s: float
+    ) -> tuple[int, httpx.Headers, bytes]:
+        base = str(self._url).removesuffix("/chat/completions")
+        request = httpx.Request(
+            method,
+            f"{base}{path}",
+            headers=self._headers,
+            content=content or None,
+            extensions={"timeout": self._limits(deadline_s)},
+        )
+        try:
+            response = self._pool.handle_request(request)
+            try:
+                body = b"".join(_bounded(response.iter_bytes(), config.MAX_RESPONSE_BYTES))
+            finally:
+                response.close()
+        except httpx.TransportError as error:
+            past_deadline = self._clock.monotonic() >= deadline_s
+            raise connection_error(error, past_deadline=past_deadline) from error
+        return response.status_code, response.headers, body
+
+    def _limits(self, deadline_s: float) -> dict[str, float]:
+        return limits(
+            self._clock,
+            deadline_s,
+            connect_s=config.CONNECT_TIMEOUT_S,
+            read_s=config.READ_TIMEOUT_S,
+            write_s=config.WRITE_TIMEOUT_S,
+        )
+
+    def _answer(self, response: httpx.Response, call: Call) -> Generator[Delta, None, Completion]:
+        """The pieces of an answer as they arrive; returns the whole."""
+        headers = response.headers
+        request_id = next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None)
+        call.trace.request_id = request_id
+        assembler = Assembler(
+            call.request.model,
+            request_id=request_id,
+            wall_s=self._clock.wall(),
+            secrets=self._secrets,
+        )
+        pieces = _bounded(response.iter_bytes(), config.MAX_RESPONSE_BYTES)
+        start = next(pieces, b"")
+        while len(start.strip()) < 6:
+            # A body may come in single bytes; its form shows in the first few.
+            piece = next(pieces, None)
+            if piece is None:
+                break
+            start += piece
+        if looks_like_events(start):
+            for data in server_sent_data(_chained(start, pieces)):
+                if assembler.finished and data.strip() == "[DONE]":
+                    break
+                yield from assembler.feed_data(data)
+                if data.strip() == "[DONE]":
+                    break
+            _drain(pieces)
+        else:
+            body = start + b"".join(pieces)
+            if looks_like_page(body, headers.get("content-type", "")):
+                raise BadResponse(
+                    "The gateway answered with a web page instead of an API response."
+                    " Check the base URL.",
+                    request_id=request_id,
+                )
+            yield from assembler.feed_body(body)
+        yield from assembler.flush()
+        completion = assembler.finish()
+        if not assembler.has_usage:
+            completion = replace(completion, usage=_estimated_usage(call, completion))
+        return completion
+
+    def _failure(self, response: httpx.Response, call: Call) -> UpstreamError:
+        body = b"".join(_bounded(response.iter_bytes(), config.MAX_ERROR_BODY_BYTES, cut=True))
+        return error_for(
+            response.status_code,
+            response.headers,
+            body,
+            model=call.request.model,
+            wall_s=self._clock.wall(),
+            secrets=self._secrets,
+        )
+
+
+def request_headers(settings: Settings) -> list[tuple[str, str]]:
+    """The headers of every request of a credential."""
+    headers = [
+        ("accept", "application/json, text/event-stream"),
+        ("accept-encoding", "gzip, deflate"),
+        ("content-type", "application/json"),
+        ("user-agent", USER_AGENT),
+    ]
+    if settings.auth_header in ("bearer", "both"):
+        headers.append(("authorization", f"Bearer {settings.api_key}"))
+    if settings.auth_header in ("x-api-key", "both"):
+        headers.append(("x-api-key", settings.api_key))
+    return headers
+
+
+def connection_error(error: httpx.TransportError, *, past_deadline: bool) -> HolySheepError:
+    """The error of the tree for a failure of the connection."""
+    detail = redact(str(error))
+    if past_deadline:
+        return TimedOut(
+            "No complete answer before the deadline. Raise timeout_s, lower max_tokens, or ask a"
+            " faster model.",
+            detail=detail,
+        )
+    if isinstance(error, httpx.ConnectTimeout):
+        return TimedOut(
+            f"The gateway could not be reached within {config.CONNECT_TIMEOUT_S:g} s."
+            " Check the base URL and the network.",
+            detail=detail,
+        )
+    if isinstance(error, httpx.PoolTimeout):
+        return TimedOut("No connection became free in time. Lower the load.", detail=detail)
+    if isinstance(error, httpx.TimeoutException):
+        return TimedOut("The gateway stopped answering. Try again later.", detail=detail)
+    if isinstance(error, httpx.ConnectError):
+        told = detail.lower()
+        if "certificate" in told or "ssl" in told:
+            return ConnectFailed(
+                "The gateway's TLS certificate could not be verified, so nothing was sent."
+                " Check the base URL, or the certificates of this machine (SSL_CERT_FILE).",
+                detail=detail,
+            )
+        return ConnectFailed(
+            "The gateway could not be reached. Check the base URL and the network.", detail=detail
+        )
+    if isinstance(error, httpx.ProxyError):
+        return ConnectFailed(
+            "The proxy on the way to the gateway refused. Check the proxy settings.", detail=detail
+        )
+    return ConnectFailed(
+        "The connection to the gateway broke before the answer was complete. Try again.",
+        detail=detail,
+    )
+
+
+def _estimated_usage(call: Call, completion: Completion) -> Usage:
+    answer = sum(
+        estimate_tokens(choice.text)
+        + estimate_tokens(choice.reasoning)
+        + estimate_tokens(str(choice.tool_calls or ""))
+        for choice in completion.choices
+    )
+    return Usage(
+        prompt_tokens=estimate_prompt_tokens(call.request),
+        completion_tokens=answer,
+        estimated=True,
+    )
+
+
+def _bounded(pieces: Iterator[bytes], limit: int, *, cut: bool = False) -> Iterator[bytes]:
+    """The pieces, up to ``limit`` bytes; beyond it cut off, or refused."""
+    total = 0
+    for piece in pieces:
+        total += len(piece)
+        if total > limit:
+            if cut:
+                return
+            raise BadResponse(
+                f"The gateway's answer is larger than {limit // (1024 * 1024)} MiB. Lower"
+                " max_tokens, or check the base URL."
+            )
+        yield piece
+
+
+def _chained(start: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield start
+    yield from rest
+
+
+def _drain(pieces: Iterator[bytes]) -> None:
+    """Read what follows the end of the answer, so that the connection can be used again."""
+    left = config.MAX_DRAIN_BYTES
+    try:
+        for piece in pieces:
+            left -= len(piece)
+            if left < 0:
+                return
+    except (httpx.TransportError, BadResponse):
+        # The answer is complete; only the connection is lost.
+        return

@@ -1,0 +1,212 @@
+"""The values that travel through the engine.
+
+A call goes down the stack of layers as a ``Call``; what comes back up is an iterator of events:
+any number of ``Delta`` and then exactly one ``Completed``. A failure is an exception in place of
+the next event. The texts of the deltas, joined, are the text of the completion.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any, Literal
+
+JsonObject = dict[str, Any]
+"""A decoded JSON object. ``Any`` ends where parsing ends."""
+
+CacheMode = Literal["use", "refresh", "bypass"]
+CacheState = Literal["hit", "miss", "coalesced", "stale", "refresh", "bypass"]
+
+
+class ChatRequest:
+    """The body of one chat completion, without the keys that only say how it is delivered.
+
+    ``body`` is an OpenAI chat completion request: ``model``, ``messages`` and parameters, never
+    ``stream`` or ``stream_options``. It is not to be changed after it was handed over.
+    """
+
+    __slots__ = ("_canonical", "_digest", "body")
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        self.body = body
+        self._canonical: bytes | None = None
+        self._digest: bytes | None = None
+
+    @property
+    def model(self) -> str:
+        """The model id that is asked for."""
+        return str(self.body["model"])
+
+    def canonical(self) -> bytes:
+        """The body as UTF-8 JSON with sorted keys: what is sent, and what the cache key hashes."""
+        if self._canonical is None:
+            self._canonical = json.dumps(
+                self.body, sort_keys=True, ensure_ascii=False, separators=(",", ":")
+            ).encode()
+        return self._canonical
+
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical body, 32 bytes."""
+        if self._digest is None:
+            self._digest = sha256(self.canonical()).digest()
+        return self._digest
+
+    def with_model(self, model: str) -> "ChatRequest":
+        """The same request to another model."""
+        return ChatRequest({**self.body, "model": model})
+
+    def with_messages(self, messages: Sequence[JsonObject]) -> "ChatRequest":
+        """The same request with another conversation."""
+        return ChatRequest({**self.body, "messages": list(messages)})
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a call is to be made, apart from what is asked.
+
+    ``cache``            ``use`` reads and writes, ``refresh`` only writes, ``bypass`` neither.
+    ``cache_ttl_s``      how long the answer may be served.
+    ``cache_partition``  part of the cache key: an app or user within the credential, or ``""``.
+    ``serve_stale``      an expired answer instead of an error while upstream is down.
+    ``fallback_models``  tried in order where the model fails.
+    ``max_retries``      per model, after the first attempt.
+    ``answer_schema``    JSON Schema the answer must satisfy; ``{}`` = any JSON; ``None`` = text.
+    """
+
+    cache: CacheMode = "use"
+    cache_ttl_s: float = 300.0
+    cache_partition: str = ""
+    serve_stale: bool = False
+    fallback_models: tuple[str, ...] = ()
+    max_retries: int = 3
+    answer_schema: JsonObject | None = None
+
+
+@dataclass(slots=True)
+class Trace:
+    """What happened to one call; the layers write, the caller reads when it has ended.
+
+    Spans are seconds. ``ttft_s`` runs from the start of the call to the first piece of the
+    answer, ``queue_s`` sums the waits for limits, ``upstream_s`` the time on the wire.
+    """
+
+    started_s: float
+    cache: CacheState = "miss"
+    attempts: int = 0
+    ttft_s: float | None = None
+    queue_s: float = 0.0
+    upstream_s: float = 0.0
+    request_id: str | None = None
+    fallback_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request on its way down.
+
+    ``deadline_s`` is a point on the monotonic clock that ends everything: waiting, retries,
+    fallback and reading. ``stream`` says whether somebody watches the answer arrive.
+    """
+
+    request: ChatRequest
+    policy: Policy
+    deadline_s: float
+    trace: Trace
+    stream: bool = False
+
+    def asking(self, request: ChatRequest) -> "Call":
+        """The same call with another request."""
+        return replace(self, request=request)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one answer, as reported, or estimated where ``estimated`` says so.
+
+    ``cached_tokens`` and ``cache_write_tokens`` are part of ``prompt_tokens``,
+    ``reasoning_tokens`` part of ``completion_tokens``. ``provider_cost_usd`` is what the gateway
+    says that the call cost, ``None`` where it does not say.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    provider_cost_usd: Decimal | None = None
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: "Usage") -> "Usage":
+        costs = (self.provider_cost_usd, other.provider_cost_usd)
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            # One unknown part makes the sum unknown: a partial cost would look like a whole one.
+            provider_cost_usd=None if None in costs else sum(filter(None, costs), Decimal(0)),
+            estimated=self.estimated or other.estimated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the ``n`` answers. ``tool_calls`` and ``logprobs`` have OpenAI's form."""
+
+    index: int = 0
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: str = "stop"
+    tool_calls: tuple[JsonObject, ...] = ()
+    logprobs: JsonObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A complete, successful answer.
+
+    ``asked_model`` is the id that was sent, ``model`` the id that upstream says it served.
+    ``structured`` is the parsed JSON answer where JSON was asked for, else ``None``.
+    """
+
+    asked_model: str
+    model: str
+    choices: tuple[Choice, ...]
+    usage: Usage
+    request_id: str | None = None
+    structured: Any = None
+
+    @property
+    def first(self) -> Choice:
+        """The answer that a caller who asked for one answer means."""
+        return self.choices[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of answer ``index`` as it arrives."""
+
+    text: str = ""
+    reasoning: str = ""
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The last event of a successful call."""
+
+    completion: Completion
+
+
+Event = Delta | Completed
+Handler = Callable[[Call], Iterator[Event]]
+"""What every layer offers upward and finds below."""
+Layer = Callable[[Call, Handler], Iterator[Event]]
+"""A layer is called with the call and with what lies below it."""
