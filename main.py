@@ -1,0 +1,17 @@
+"""The plugin process: Dify's daemon runs ``python -m main`` in this folder."""
+
+# The SDK comes first: it replaces blocking calls with cooperative ones at import, and whatever was
+# imported before it would keep the blocking ones.
+from dify_plugin import DifyPluginEnv, Plugin
+from dify_plugin.core.runtime import Session
+
+from holysheep.registry import shared_registry
+
+plugin = Plugin(DifyPluginEnv())
+
+if __name__ == "__main__":
+    # The SDK imports a dozen modules when it builds its first session; done here, the first call
+    # is as quick as the next.
+    Session.empty_session()
+    shared_registry()
+    plugin.run()

@@ -1,0 +1,161 @@
+"""What the nodes share: the engine of a credential, the host's errors, and the host's messages."""
+
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+from dify_plugin.entities.tool import ToolInvokeMessage
+from dify_plugin.errors.model import (
+    InvokeAuthorizationError,
+    InvokeBadRequestError,
+    InvokeConnectionError,
+    InvokeError,
+    InvokeRateLimitError,
+    InvokeServerUnavailableError,
+)
+from dify_plugin.file.file import File
+from dify_plugin.interfaces.tool import Tool
+
+from holysheep import config
+from holysheep.engine import Engine
+from holysheep.errors import (
+    AuthError,
+    BadRequest,
+    BadResponse,
+    BudgetExceeded,
+    CircuitOpen,
+    ConnectFailed,
+    DeadlineExceeded,
+    HolySheepError,
+    InputError,
+    InvalidOutput,
+    LimiterTimeout,
+    QuotaExhausted,
+    RateLimited,
+    ServerError,
+    SettingsError,
+    TimedOut,
+)
+from holysheep.media import Image, fetch_file, image_from_bytes
+from holysheep.ports import Clock
+from holysheep.registry import shared_registry
+from holysheep.settings import parse_settings
+
+Messages = Generator[ToolInvokeMessage, None, None]
+
+# Dify shows the message of these five alone; any other class gets boilerplate round it.
+HOST_ERRORS: dict[type[HolySheepError], type[InvokeError]] = {
+    SettingsError: InvokeAuthorizationError,
+    AuthError: InvokeAuthorizationError,
+    InputError: InvokeBadRequestError,
+    BadRequest: InvokeBadRequestError,
+    QuotaExhausted: InvokeBadRequestError,
+    BudgetExceeded: InvokeBadRequestError,
+    InvalidOutput: InvokeBadRequestError,
+    RateLimited: InvokeRateLimitError,
+    LimiterTimeout: InvokeRateLimitError,
+    ServerError: InvokeServerUnavailableError,
+    CircuitOpen: InvokeServerUnavailableError,
+    BadResponse: InvokeServerUnavailableError,
+    ConnectFailed: InvokeConnectionError,
+    TimedOut: InvokeConnectionError,
+    DeadlineExceeded: InvokeConnectionError,
+}
+
+# The daemon ends the whole process at a line of 5 MB; a value and its wrapping must stay below.
+MAX_VALUE_BYTES = 4_000_000
+
+
+def engine_of(tool: Tool) -> Engine:
+    """The engine of the credential that a tool was invoked with. Raises ``SettingsError``."""
+    return shared_registry().engine(parse_settings(tool.runtime.credentials))
+
+
+def clock() -> Clock:
+    """The clock of the process's engines."""
+    return shared_registry().clock
+
+
+@contextmanager
+def host_errors() -> Iterator[None]:
+    """Turn the engine's errors into the host's."""
+    try:
+        yield
+    except HolySheepError as error:
+        raise host_error(error) from error
+
+
+def host_error(error: HolySheepError) -> InvokeError:
+    """The host's error for one of the engine's, with the same one-line message."""
+    kind = next(HOST_ERRORS[cls] for cls in type(error).__mro__ if cls in HOST_ERRORS)
+    return kind(error.message)
+
+
+def images_of(files: Any, *, deadline_s: float) -> list[Image]:
+    """The images among a node's files. Raises ``InputError`` for anything that is none."""
+    if not files:
+        return []
+    files = files if isinstance(files, list) else [files]
+    if not all(isinstance(file, File) for file in files):
+        raise InputError("files must be files, such as an upload of the user.")
+    if len(files) > config.MAX_IMAGES:
+        raise InputError(f"Too many files: {len(files)}, at most {config.MAX_IMAGES} are allowed.")
+    images = []
+    for file in files:
+        name = file.filename or "image"
+        content = fetch_file(file.url, name, clock=clock(), deadline_s=deadline_s)
+        images.append(image_from_bytes(content, name))
+    return images
+
+
+def text(tool: Tool, content: str) -> Messages:
+    """``content`` as the node's ``text``, in messages that the host can take."""
+    for part in _parts(content):
+        yield tool.create_text_message(part)
+
+
+def string(tool: Tool, name: str, value: str) -> Messages:
+    """A string output. Streamed, because Dify shows other variables blank in an Answer."""
+    for part in _parts(value) or [""]:
+        yield tool.create_stream_variable_message(name, part)
+
+
+def figure(tool: Tool, name: str, value: Decimal | float | bool | None) -> Messages:
+    """A number or boolean: first as text for an Answer, then as the value for other nodes."""
+    yield tool.create_stream_variable_message(name, _shown(value))
+    yield variable(tool, name, float(value) if isinstance(value, Decimal) else value)
+
+
+def variable(tool: Tool, name: str, value: Any) -> ToolInvokeMessage:
+    """An output of any type."""
+    return tool.create_variable_message(name, value)
+
+
+def check_fits(name: str, value: Any) -> None:
+    """Raise ``BadResponse`` if a value is larger than one message to the host may be."""
+    size = len(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+    if size > MAX_VALUE_BYTES:
+        raise BadResponse(
+            f"The answer's {name} is larger than {MAX_VALUE_BYTES // 1_000_000} MB, more than Dify"
+            " takes. Lower max_tokens."
+        )
+
+
+def _parts(content: str) -> list[str]:
+    size = config.MAX_PIECE_CHARS
+    return [content[start : start + size] for start in range(0, len(content), size)]
+
+
+def _shown(value: Decimal | float | bool | None) -> str:
+    """A figure as a person reads it."""
+    match value:
+        case None:
+            return "unknown"
+        case bool():
+            return "true" if value else "false"
+        case Decimal():
+            return f"{value.normalize():f}"
+        case _:
+            return f"{value:.0f}"
