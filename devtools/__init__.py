@@ -1,0 +1,1 @@
+"""Tools for developing the plugin: scripted gateway, demo, benchmarks, packaging. Not packaged."""
