@@ -1,0 +1,5 @@
+"""``python -m devtools.upstream``: see ``server``."""
+
+from devtools.upstream.server import main
+
+main()

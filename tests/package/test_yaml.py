@@ -1,0 +1,726 @@
+"""The package as data: declarations, examples and documents agree with each other and the engine.
+
+The host checks next to nothing of this; what is wrong here fails an installation, hides a field in
+the editor, or sends a reader to a name that does not exist. Nothing here runs a node.
+
+The SDK patches the process when it is imported, so the one test that needs it uses a process of
+its own.
+"""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import urlsplit
+from xml.etree import ElementTree as ET
+
+import jsonschema
+import pytest
+import yaml
+from pathspec import GitIgnoreSpec
+
+from holysheep import config, errors
+from holysheep.params import ChatParams, Conversation, Options, chosen, parsed
+from holysheep.result import ChatResult, Meta, UsageReport
+from holysheep.settings import Settings, parse_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+LANGUAGES = {"en_US", "zh_Hans", "pt_BR", "ja_JP"}
+TEXT_KEYS = {"label", "description", "human", "human_description", "placeholder", "help"}
+LONGEST_LABEL = 30  # the editor wraps a longer one onto the description below it
+LONGEST_TEXT = 1023  # the daemon refuses longer ones
+NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")  # longer, or with a dash: no template can refer to it
+RESERVED_OUTPUTS = {"text", "files", "json"}
+# Types that every supported host version handles, in the place where it handles them.
+PARAMETER_TYPES = {
+    "llm": {"string", "number", "boolean", "array", "object", "file", "files"},
+    "form": {"string", "number", "boolean", "select"},
+}
+# The host's own list; another tag breaks the tools page of a workspace.
+TAGS = {
+    *("search", "image", "videos", "weather", "finance", "design", "travel", "social", "news"),
+    *("medical", "productivity", "education", "business", "entertainment", "utilities", "rag"),
+    "other",
+}
+HAN = re.compile("[\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+KANA = re.compile("[\u3040-\u30ff]")
+# What the marketplace's scan for financial activity looks for, and where it looks.
+FLAGGED = re.compile(
+    r"\b(charge[ds]?|payments?|transactions?|refund(s|ed)?|deposits?|checkout|withdraw(s|als?)?"
+    r"|payouts?|trading)\b",
+    re.IGNORECASE,
+)
+FLAGGED_SUFFIXES = {".md", ".yaml", ".yml", ".json", ".toml", ".py", ".js"}
+KEY_LIKE = re.compile(r"\bsk-[A-Za-z0-9_-]{20,}")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+    return data
+
+
+def relative(paths: Iterator[Path]) -> list[str]:
+    return sorted(path.relative_to(ROOT).as_posix() for path in paths)
+
+
+MANIFEST = read_yaml("manifest.yaml")
+PROVIDER_FILES = relative(ROOT.glob("provider/*.yaml"))
+NODE_FILES = relative(ROOT.glob("nodes/*.yaml"))
+EXAMPLE_FILES = relative(ROOT.glob("examples/*.yml"))
+DECLARATIONS = ["manifest.yaml", *PROVIDER_FILES, *NODE_FILES]
+PROVIDER = read_yaml(MANIFEST["plugins"]["tools"][0])
+CREDENTIALS: dict[str, dict[str, Any]] = PROVIDER["credentials_for_provider"]
+NODES = {path: read_yaml(path) for path in NODE_FILES}
+TOOLS = {node["identity"]["name"]: node for node in NODES.values()}
+LLM = NODES["nodes/holysheep_llm.yaml"]
+
+every_declaration = pytest.mark.parametrize("path", DECLARATIONS)
+every_node = pytest.mark.parametrize("path", NODE_FILES)
+every_example = pytest.mark.parametrize("path", EXAMPLE_FILES)
+
+
+# --- Declarations -------------------------------------------------------------------------------
+
+
+def test_declarations_load_in_the_sdk() -> None:
+    script = """
+import json
+from dify_plugin.core.entities.plugin.setup import PluginConfiguration
+from dify_plugin.core.utils.yaml_loader import load_yaml_file
+from dify_plugin.entities.tool import ToolProviderConfiguration
+
+manifest = PluginConfiguration(**load_yaml_file("manifest.yaml"))
+providers = [ToolProviderConfiguration(**load_yaml_file(p)) for p in manifest.plugins.tools]
+tools = {t.identity.name: [p.name for p in t.parameters] for c in providers for t in c.tools}
+print(json.dumps(tools))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    loaded = json.loads(run.stdout.splitlines()[-1])
+    assert loaded == {name: [p["name"] for p in tool["parameters"]] for name, tool in TOOLS.items()}
+
+
+def test_manifest_and_provider_list_exactly_the_files_that_are_there() -> None:
+    assert sorted(MANIFEST["plugins"]["tools"]) == PROVIDER_FILES
+    assert sorted(PROVIDER["tools"]) == NODE_FILES
+
+
+@pytest.mark.parametrize("path", [*PROVIDER_FILES, *NODE_FILES])
+def test_file_name_identity_and_source_are_the_same_name(path: str) -> None:
+    declaration = read_yaml(path)
+    assert declaration["identity"]["name"] == Path(path).stem
+    assert declaration["identity"]["author"] == MANIFEST["author"]
+    source = declaration["extra"]["python"]["source"]
+    assert source == Path(path).with_suffix(".py").as_posix()
+    assert (ROOT / source).is_file()
+
+
+def test_ids_fit_every_part_of_the_host() -> None:
+    for name in (MANIFEST["author"], MANIFEST["name"], PROVIDER["identity"]["name"]):
+        assert re.fullmatch(r"[a-z0-9_-]{1,64}", name)
+    assert not re.search("langgenius|dify", MANIFEST["author"])
+
+
+def test_manifest_is_complete() -> None:
+    assert "verified" not in MANIFEST
+    assert (ROOT / MANIFEST["privacy"]).read_text(encoding="utf-8").strip()
+    assert MANIFEST["created_at"] < datetime.now(UTC)
+    assert set(MANIFEST["tags"]) <= TAGS
+    assert set(PROVIDER["identity"]["tags"]) <= TAGS
+    runner = MANIFEST["meta"]["runner"]
+    assert isinstance(runner["version"], str)
+    assert (ROOT / f"{runner['entrypoint']}.py").is_file()
+
+
+def test_network_domains_name_the_default_host() -> None:
+    assert MANIFEST["network"]["domains"] == [urlsplit(config.DEFAULT_BASE_URL).hostname]
+
+
+@pytest.mark.parametrize("owner", [MANIFEST, PROVIDER["identity"]], ids=["manifest", "provider"])
+@pytest.mark.parametrize("key", ["icon", "icon_dark"])
+def test_icons_are_drawings_that_load_nothing(owner: dict[str, Any], key: str) -> None:
+    root = ET.parse(ROOT / "_assets" / owner[key]).getroot()  # noqa: S314 - our own file
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "viewBox" in root.attrib
+    elements = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert elements <= {"svg", "g", "rect", "circle", "ellipse", "path"}
+
+
+# --- Languages ----------------------------------------------------------------------------------
+
+
+def words(data: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Every text for people: where it is, its key, and what stands there."""
+    if isinstance(data, list):
+        for index, item in enumerate(data):
+            yield from words(item, f"{place}[{index}]")
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            # A tool's description holds two: human, and llm, which has one language.
+            if key in TEXT_KEYS and "human" not in value:
+                yield f"{place}.{key}", key, value
+            elif key != "output_schema":  # its descriptions have one language
+                yield from words(value, f"{place}.{key}")
+
+
+@every_declaration
+def test_every_text_has_four_languages(path: str) -> None:
+    found = list(words(read_yaml(path)))
+    assert found
+    for place, _, text in found:
+        assert isinstance(text, dict), place
+        assert set(text) == LANGUAGES, place
+        for language, value in text.items():
+            assert isinstance(value, str), (place, language)
+            assert 0 < len(value.strip()) <= LONGEST_TEXT, (place, language)
+
+
+@every_declaration
+def test_texts_are_in_the_language_they_are_given_for(path: str) -> None:
+    for place, key, text in words(read_yaml(path)):
+        for language in ("en_US", "pt_BR"):
+            assert not HAN.search(text[language]), (place, language)
+            assert not KANA.search(text[language]), (place, language)
+        if key == "label":  # names of products and models are the same everywhere
+            continue
+        assert HAN.search(text["zh_Hans"]), place
+        assert not KANA.search(text["zh_Hans"]), place
+        assert KANA.search(text["ja_JP"]), place
+        assert text["pt_BR"] != text["en_US"], place
+
+
+@every_declaration
+def test_labels_fit_on_one_line(path: str) -> None:
+    for place, key, text in words(read_yaml(path)):
+        if key == "label":
+            for language, value in text.items():
+                assert len(value) <= LONGEST_LABEL, (place, language)
+                assert "\n" not in value, (place, language)
+
+
+# --- Parameters and credentials -----------------------------------------------------------------
+
+
+def parameters(node: dict[str, Any], form: str) -> dict[str, dict[str, Any]]:
+    return {p["name"]: p for p in node["parameters"] if p["form"] == form}
+
+
+@every_node
+def test_parameter_names_are_usable_and_unique(path: str) -> None:
+    names = [parameter["name"] for parameter in NODES[path]["parameters"]]
+    assert len(names) == len(set(names))
+    for name in names:
+        assert isinstance(name, str), name
+        assert NAME.fullmatch(name), name
+
+
+@every_node
+def test_inputs_come_before_settings(path: str) -> None:
+    forms = [parameter["form"] for parameter in NODES[path]["parameters"]]
+    assert forms == sorted(forms, key=["llm", "form"].index)
+
+
+@every_node
+def test_parameters_have_types_that_the_host_handles(path: str) -> None:
+    for parameter in NODES[path]["parameters"]:
+        assert parameter["type"] in PARAMETER_TYPES[parameter["form"]], parameter["name"]
+        assert isinstance(parameter["required"], bool), parameter["name"]
+
+
+@every_node
+def test_inputs_tell_an_agent_when_to_leave_them_alone(path: str) -> None:
+    for name, parameter in parameters(NODES[path], "llm").items():
+        assert parameter["llm_description"].strip(), name
+        if not parameter["required"]:
+            assert "leave it out" in parameter["llm_description"].lower(), name
+    for name, parameter in parameters(NODES[path], "form").items():
+        assert "llm_description" not in parameter, name
+
+
+@every_node
+def test_defaults_and_ranges_are_consistent(path: str) -> None:
+    for parameter in NODES[path]["parameters"]:
+        name, default = parameter["name"], parameter.get("default")
+        match parameter["type"]:
+            case "number":
+                assert isinstance(default, int | float), name
+                assert parameter["min"] <= default <= parameter["max"], name
+            case "select":
+                values = [option["value"] for option in parameter["options"]]
+                assert default in values, name
+                assert len(values) == len(set(values)), name
+            case _:
+                assert default is None, name
+                assert not {"min", "max", "options"} & set(parameter), name
+
+
+def option_values(node: yaml.Node) -> Iterator[yaml.Node]:
+    """The ``value`` of each select option in a file, as written."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from option_values(item)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == "options" and isinstance(value, yaml.SequenceNode):
+                for option in value.value:
+                    yield from (v for k, v in option.value if k.value == "value")
+            else:
+                yield from option_values(value)
+
+
+@pytest.mark.parametrize("path", [*PROVIDER_FILES, *NODE_FILES])
+def test_option_values_are_quoted_texts(path: str) -> None:
+    document = yaml.compose((ROOT / path).read_text(encoding="utf-8"))
+    assert document is not None
+    values = list(option_values(document))
+    assert values
+    for value in values:
+        assert isinstance(value, yaml.ScalarNode)
+        assert value.style in ("'", '"'), value.value
+
+
+def test_parameters_are_those_of_the_engine() -> None:
+    declared = {parameter["name"] for parameter in LLM["parameters"]}
+    # Files are fetched, and custom_model is a way to name the model, before the engine parses.
+    assert declared == {
+        *Conversation.model_fields,
+        *ChatParams.model_fields,
+        "files",
+        "custom_model",
+    }
+
+
+def test_parameter_defaults_are_those_of_the_engine() -> None:
+    defaults = {p["name"]: p["default"] for p in LLM["parameters"] if "default" in p}
+    assert defaults["model"] == config.DEFAULT_MODEL
+    assert parsed(ChatParams, defaults) == parsed(ChatParams, {"model": config.DEFAULT_MODEL})
+
+
+@pytest.mark.parametrize("name", [p["name"] for p in LLM["parameters"] if "min" in p])
+def test_ranges_are_those_of_the_engine(name: str) -> None:
+    parameter = parameters(LLM, "form")[name]
+    given = {"model": config.DEFAULT_MODEL}
+    for allowed in (parameter["min"], parameter["max"]):
+        assert getattr(parsed(ChatParams, given | {name: allowed}), name) == allowed
+    for refused in (parameter["min"] - 1, parameter["max"] + 1):
+        with pytest.raises(errors.InputError, match=name):
+            parsed(ChatParams, given | {name: refused})
+
+
+def test_choices_are_those_of_the_engine() -> None:
+    for name, parameter in parameters(LLM, "form").items():
+        if parameter["type"] == "select" and name != "model":  # the engine takes any model id
+            values = [option["value"] for option in parameter["options"]]
+            assert values == list(get_args(ChatParams.model_fields[name].annotation)), name
+
+
+def test_credentials_are_the_settings_of_the_engine() -> None:
+    assert list(CREDENTIALS) == [field.name for field in dataclasses.fields(Settings)]
+
+
+def test_credential_defaults_are_those_of_the_engine() -> None:
+    declared = {name: field.get("default") for name, field in CREDENTIALS.items()}
+    assert all(value is None or isinstance(value, str) for value in declared.values())
+    key = {"api_key": "k" * config.MIN_KEY_LENGTH}
+    assert parse_settings(declared | key) == parse_settings(key)
+    for name in ("base_url", "default_model", "requests_per_minute", "max_concurrency"):
+        assert declared[name], name
+
+
+def test_credentials_can_be_filled_in() -> None:
+    for name, field in CREDENTIALS.items():
+        assert NAME.fullmatch(name), name
+        assert field["type"] in ("secret-input", "text-input", "select"), name
+        assert field["required"] is (name == "api_key"), name
+        assert {"label", "placeholder"} <= set(field), name
+        # Dify shows a help text only as the words of a link.
+        assert ("help" in field) == ("url" in field), name
+    assert CREDENTIALS["api_key"]["type"] == "secret-input"
+    assert CREDENTIALS["api_key"]["url"].startswith("https://")
+
+
+# --- Outputs ------------------------------------------------------------------------------------
+
+
+def properties(schema: dict[str, Any], place: str = "") -> Iterator[tuple[str, str, Any]]:
+    for name, declared in schema.get("properties", {}).items():
+        yield f"{place}{name}", name, declared
+        yield from properties(declared, f"{place}{name}.")
+
+
+@every_node
+def test_outputs_can_be_referred_to(path: str) -> None:
+    schema = NODES[path]["output_schema"]
+    jsonschema.Draft7Validator.check_schema(schema)
+    assert not RESERVED_OUTPUTS & set(schema["properties"])
+    for place, name, declared in properties(schema):
+        assert isinstance(name, str), place
+        assert NAME.fullmatch(name), place
+        assert declared["description"].strip(), place
+        assert declared["type"] in ("string", "number", "integer", "boolean", "object", "array")
+        if declared["type"] == "array":
+            assert declared["items"]["type"] in ("string", "number", "object"), place
+
+
+def test_outputs_are_those_of_the_engine() -> None:
+    outputs = LLM["output_schema"]["properties"]
+    for name, kind in (("usage", UsageReport), ("meta", Meta)):
+        assert list(outputs[name]["properties"]) == [f.name for f in dataclasses.fields(kind)]
+    about_failure = {"result", "status", "error", "error_type"}
+    of_success = {field.name for field in dataclasses.fields(ChatResult)} - RESERVED_OUTPUTS
+    assert set(outputs) == of_success | about_failure
+
+
+# --- Examples -----------------------------------------------------------------------------------
+
+TEMPLATE = re.compile(r"\{\{#([^#]*)#\}\}")
+SYSTEM_VARIABLES = {"query", "files", "conversation_id", "user_id", "app_id"}
+END_TYPES = {"advanced-chat": "answer", "workflow": "end"}
+
+
+def graph_nodes(example: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {node["id"]: node["data"] for node in example["workflow"]["graph"]["nodes"]}
+
+
+def tool_nodes(example: dict[str, Any]) -> list[dict[str, Any]]:
+    found = [data for data in graph_nodes(example).values() if data["type"] == "tool"]
+    assert found
+    return found
+
+
+def references(data: Any) -> Iterator[list[str]]:
+    """Every variable that a node's data refers to, as a path of names."""
+    if isinstance(data, str):
+        yield from (match.split(".") for match in TEMPLATE.findall(data))
+    elif isinstance(data, list):
+        for item in data:
+            yield from references(item)
+    elif isinstance(data, dict):
+        if data.get("type") == "variable":
+            yield data["value"]
+        for key, value in data.items():
+            if key == "value_selector":
+                yield value
+            else:
+                yield from references(value)
+
+
+def is_declared(reference: list[str], nodes: dict[str, dict[str, Any]], mode: str) -> bool:
+    owner, name, *rest = reference
+    if owner == "sys":
+        return mode == "advanced-chat" and name in SYSTEM_VARIABLES
+    if owner not in nodes:
+        return False
+    data = nodes[owner]
+    if data["type"] == "start":
+        return any(variable["variable"] == name for variable in data["variables"])
+    if name in RESERVED_OUTPUTS:
+        return not rest
+    schema = TOOLS[data["tool_name"]]["output_schema"]
+    for part in (name, *rest):
+        schema = schema.get("properties", {}).get(part)
+        if schema is None:
+            return False
+    return True
+
+
+def test_there_are_examples() -> None:
+    assert {"examples/chat_streaming.yml", "examples/structured_extraction.yml"} <= set(
+        EXAMPLE_FILES
+    )
+
+
+@every_example
+def test_example_is_an_app_that_dify_imports(path: str) -> None:
+    example = read_yaml(path)
+    assert example["kind"] == "app"
+    assert isinstance(example["version"], str)
+    assert example["dependencies"] == []
+    assert {"conversation_variables", "environment_variables", "features", "graph"} <= set(
+        example["workflow"]
+    )
+    types = [data["type"] for data in graph_nodes(example).values()]
+    assert types.count("start") == 1
+    assert END_TYPES[example["app"]["mode"]] in types
+
+
+@every_example
+def test_example_edges_join_its_nodes(path: str) -> None:
+    example = read_yaml(path)
+    nodes = graph_nodes(example)
+    edges = example["workflow"]["graph"]["edges"]
+    for edge in edges:
+        assert edge["data"]["sourceType"] == nodes[edge["source"]]["type"]
+        assert edge["data"]["targetType"] == nodes[edge["target"]]["type"]
+    joined = {edge["source"] for edge in edges} | {edge["target"] for edge in edges}
+    assert joined == set(nodes)
+
+
+@every_example
+def test_example_calls_a_declared_tool(path: str) -> None:
+    provider_id = f"{MANIFEST['author']}/{MANIFEST['name']}/{PROVIDER['identity']['name']}"
+    for data in tool_nodes(read_yaml(path)):
+        assert data["provider_id"] == data["provider_name"] == provider_id
+        assert data["provider_type"] == "builtin"
+        assert data["tool_node_version"] == "2"
+        assert data["tool_name"] in TOOLS
+
+
+@every_example
+def test_example_fills_in_every_setting(path: str) -> None:
+    """Dify adds no defaults to an imported node, so a missing one would look empty in the panel."""
+    for data in tool_nodes(read_yaml(path)):
+        declared = parameters(TOOLS[data["tool_name"]], "form")
+        assert list(data["tool_configurations"]) == list(declared)
+        for name, given in data["tool_configurations"].items():
+            parameter, value = declared[name], given["value"]
+            assert given["type"] == ("mixed" if parameter["type"] == "string" else "constant"), name
+            match parameter["type"]:
+                case "select":
+                    assert value in [option["value"] for option in parameter["options"]], name
+                case "number":
+                    assert parameter["min"] <= value <= parameter["max"], name
+                case "string":
+                    assert isinstance(value, str), name
+
+
+@every_example
+def test_example_inputs_are_declared(path: str) -> None:
+    for data in tool_nodes(read_yaml(path)):
+        declared = parameters(TOOLS[data["tool_name"]], "llm")
+        given = data["tool_parameters"]
+        assert set(given) <= set(declared)
+        assert {name for name, parameter in declared.items() if parameter["required"]} <= set(given)
+        for name, argument in given.items():
+            assert argument["type"] in ("mixed", "variable"), name
+            if name == "json_schema":
+                jsonschema.Draft202012Validator.check_schema(json.loads(argument["value"]))
+
+
+@every_example
+def test_example_is_accepted_by_the_engine(path: str) -> None:
+    for data in tool_nodes(read_yaml(path)):
+        arguments = data["tool_configurations"] | data["tool_parameters"]
+        values = {name: argument["value"] for name, argument in arguments.items()}
+        given = chosen(values, default_model="the credential's")
+        assert parsed(ChatParams, given).model == values["model"]
+        assert parsed(Conversation, given).query == values["query"]
+
+
+@every_example
+def test_example_refers_to_variables_that_exist(path: str) -> None:
+    example = read_yaml(path)
+    nodes = graph_nodes(example)
+    found = [reference for data in nodes.values() for reference in references(data)]
+    assert found
+    for reference in found:
+        assert is_declared(reference, nodes, example["app"]["mode"]), reference
+
+
+# --- Shipped files ------------------------------------------------------------------------------
+
+IGNORED = (ROOT / ".difyignore").read_text(encoding="utf-8").splitlines()
+IGNORE = GitIgnoreSpec.from_lines(IGNORED)
+
+
+def shipped_files() -> list[Path]:
+    return sorted(ROOT / name for name in IGNORE.match_tree_files(ROOT, negate=True))
+
+
+def test_difyignore_has_only_patterns_that_the_packager_understands() -> None:
+    for pattern in IGNORED:
+        assert re.fullmatch(r"[\w.*-]+/?", pattern), pattern
+
+
+def test_package_holds_only_what_the_plugin_needs() -> None:
+    tops = {path.relative_to(ROOT).parts[0] for path in shipped_files()}
+    folders = {top for top in tops if (ROOT / top).is_dir()}
+    assert folders == {"_assets", "holysheep", "nodes", "provider"}
+    files = tops - folders
+    assert {"manifest.yaml", "README.md", "PRIVACY.md", "LICENSE"} <= files
+    assert not {".env", "Makefile", "uv.lock"} & files
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".git/config",
+        ".venv/bin/python",
+        "venv/bin/python",
+        "tests/package/test_yaml.py",
+        "devtools/x.py",
+        "examples/x.yml",
+        "docs/x.md",
+        ".ci/x.yml",
+        ".github/x.yml",
+        "nodes/__pycache__/x.pyc",
+        ".mypy_cache/x",
+        ".ruff_cache/x",
+        ".pytest_cache/x",
+        "dist/x.difypkg",
+        "x.difypkg",
+        "Makefile",
+        ".env",
+    ],
+)
+def test_package_leaves_out(name: str) -> None:
+    assert IGNORE.match_file(name)
+
+
+def test_package_may_hold_the_example_environment() -> None:
+    assert not IGNORE.match_file(".env.example")
+
+
+def test_shipped_files_have_no_word_that_the_marketplace_flags() -> None:
+    for path in shipped_files():
+        if path.suffix in FLAGGED_SUFFIXES:
+            match = FLAGGED.search(path.read_text(encoding="utf-8"))
+            assert match is None, (path.name, match)
+
+
+def test_shipped_files_have_nothing_that_looks_like_a_key() -> None:
+    for path in shipped_files():
+        assert KEY_LIKE.search(path.read_text(encoding="utf-8", errors="replace")) is None, path
+
+
+# --- Documents ----------------------------------------------------------------------------------
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PRIVACY = (ROOT / "PRIVACY.md").read_text(encoding="utf-8")
+
+
+def table(first_header: str) -> list[list[str]]:
+    """The cells of the README table whose first column has this head, without the head."""
+    lines = README.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first_header} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def codes(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def names(rows: list[list[str]]) -> list[str]:
+    return [name for row in rows for name in codes(row[0])]
+
+
+def test_one_version_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[([^\]]+)\]", changelog, re.MULTILINE)
+    assert newest is not None
+    versions = {MANIFEST["version"], project["project"]["version"], newest.group(1)}
+    assert versions == {config.VERSION}
+
+
+@pytest.mark.parametrize("name", ["README.md", "PRIVACY.md", "CHANGELOG.md"])
+def test_documents_are_in_english(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert not HAN.search(text)
+    assert not KANA.search(text)
+
+
+def test_readme_credentials_are_those_of_the_declaration() -> None:
+    rows = table("Credential field")
+    assert names(rows) == list(CREDENTIALS)
+    for names_cell, default, *_ in rows:
+        for name in codes(names_cell):
+            assert codes(default) == [d for d in [CREDENTIALS[name].get("default")] if d], name
+
+
+def test_readme_inputs_are_those_of_the_declaration() -> None:
+    rows = table("Input")
+    declared = parameters(LLM, "llm")
+    assert names(rows) == list(declared)
+    for name, (_, type_, _) in zip(declared, rows, strict=True):
+        required = ", required" if declared[name]["required"] else ""
+        assert type_ == declared[name]["type"] + required, name
+
+
+def test_readme_settings_are_those_of_the_declaration() -> None:
+    rows = table("Setting")
+    declared = parameters(LLM, "form")
+    assert names(rows) == list(declared)
+    for (name, parameter), (_, type_, default, allowed) in zip(declared.items(), rows, strict=True):
+        assert type_ == parameter["type"], name
+        assert codes(default) == ([str(parameter["default"])] if "default" in parameter else [])
+        if parameter["type"] == "number":
+            assert allowed.startswith(f"{parameter['min']}–{parameter['max']}"), name
+        if parameter["type"] == "select" and name != "model":
+            values = [option["value"] for option in parameter["options"]]
+            assert list(dict.fromkeys(codes(allowed)))[: len(values)] == values, name
+
+
+def test_options_named_in_the_editor_exist() -> None:
+    described = parameters(LLM, "form")["options"]["human_description"]
+    keys = {
+        language: re.findall(r"[a-z]+(?:_[a-z]+)*", text.split("JSON", 1)[1].split("etc")[0])
+        for language, text in described.items()
+    }
+    assert keys["en_US"]
+    assert all(found == keys["en_US"] for found in keys.values())
+    assert set(keys["en_US"]) <= set(Options.model_fields)
+
+
+def test_readme_options_are_those_of_the_engine() -> None:
+    rows = table("Key of `options`")
+    assert names(rows) == list(Options.model_fields)
+    for names_cell, default, _ in rows:
+        for name in codes(names_cell):
+            value = Options.model_fields[name].default
+            shown = ("none", "not sent") if value is None else (str(value).lower(),)
+            assert default.strip("`") in shown, name
+
+
+def test_readme_outputs_are_those_of_the_declaration() -> None:
+    rows = table("Output")
+    declared = LLM["output_schema"]["properties"]
+    assert names(rows) == list(declared)
+    for names_cell, type_, meaning in rows:
+        for name in codes(names_cell):
+            schema = declared[name]
+            items = f"[{schema['items']['type']}]" if schema["type"] == "array" else ""
+            assert type_ == schema["type"] + items, name
+            if "properties" in schema:
+                assert codes(meaning) == list(schema["properties"]), name
+
+
+def error_types(kind: type[errors.HolySheepError]) -> Iterator[str]:
+    yield kind.error_type
+    for child in kind.__subclasses__():
+        yield from error_types(child)
+
+
+def test_readme_explains_every_kind_of_error() -> None:
+    explained = [codes(row[-1])[0] for row in table("What happened")]
+    assert len(explained) == len(set(explained))
+    # "error" itself is the root's, which is never raised.
+    assert set(explained) == set(error_types(errors.HolySheepError)) - {"error"}
+
+
+def test_documents_name_files_that_exist() -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", README + PRIVACY):
+        assert link.startswith("https://") or (ROOT / link).is_file(), link
+    for name in re.findall(r"`(examples/[^`]+)`", README):
+        assert (ROOT / name).is_file(), name
+
+
+def test_privacy_states_the_numbers_of_the_engine() -> None:
+    assert f"at most {config.CACHE_MAX_BYTES // 2**20} MiB" in PRIVACY
+    assert f"{config.CACHE_TTL_S} seconds" in PRIVACY
+    assert f"at most {config.CACHE_MAX_TTL_S // 3600} hours" in PRIVACY
+    assert config.DEFAULT_BASE_URL in PRIVACY
