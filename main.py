@@ -1,5 +1,7 @@
 """The plugin process: Dify's daemon runs ``python -m main`` in this folder."""
 
+import gc
+
 # The SDK comes first: it replaces blocking calls with cooperative ones at import, and whatever was
 # imported before it would keep the blocking ones.
 from dify_plugin import DifyPluginEnv, Plugin
@@ -14,4 +16,7 @@ if __name__ == "__main__":
     # is as quick as the next.
     Session.empty_session()
     shared_registry()
+    # What start-up has built lives as long as the process; the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
     plugin.run()

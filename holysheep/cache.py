@@ -246,7 +246,7 @@ def _is_fresh(entry: Entry, call: Call, clock: Clock) -> bool:
 def _replay(completion: Completion) -> Iterator[Event]:
     for choice in completion.choices:
         if choice.text or choice.reasoning:
-            yield Delta(text=choice.text, reasoning=choice.reasoning, index=choice.index)
+            yield Delta(choice.text, choice.reasoning, choice.index, is_last=True)
     yield Completed(completion)
 
 

@@ -11,7 +11,7 @@ from holysheep.params import ChatParams, Options, chosen, parse_messages, parsed
 from holysheep.ports import SystemClock
 from holysheep.registry import Registry
 from holysheep.result import ChatResult
-from holysheep.settings import parse_settings
+from holysheep.settings import FIELDS, parse_settings
 from holysheep.types import ChatRequest, Delta
 
 API_KEY_VARIABLE = "HOLYSHEEP_API_KEY"
@@ -49,7 +49,7 @@ class Client:
     def __init__(
         self, api_key: str | None = None, *, base_url: str | None = None, **settings: Any
     ) -> None:
-        unknown = sorted(set(settings) - _SETTINGS)
+        unknown = sorted(set(settings) - set(FIELDS))
         if unknown:
             raise TypeError(f"unknown settings: {', '.join(unknown)}")
         self._settings = parse_settings(
@@ -137,13 +137,3 @@ def _parse(
 
 
 _PARAMS = set(ChatParams.model_fields) - {"options", "on_error"}
-_SETTINGS = {
-    "auth_header",
-    "default_model",
-    "requests_per_minute",
-    "tokens_per_minute",
-    "max_concurrency",
-    "daily_budget_usd",
-    "monthly_budget_usd",
-    "price_overrides",
-}

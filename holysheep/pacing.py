@@ -31,10 +31,12 @@ def paced_text(
 
     Raises what ``deltas`` raises, after the text that came before it.
     """
-    first = next((delta.text for delta in deltas if delta.text), None)
-    if first is None:
+    for delta in deltas:
+        yield from _bounded(delta.text)
+        if delta.text and not delta.is_last:
+            break
+    else:
         return
-    yield from _bounded(first)
     shared = _Shared()
     changed = clock.condition()
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -115,6 +115,7 @@ class PriceBook:
         return Cost(price.cost(completion.usage), source)
 
 
+@lru_cache(maxsize=1024)
 def canonical_id(model: str) -> str:
     """The id under which prices are kept: see the head of ``prices.yaml``."""
     name = _DATE_SUFFIX.sub("", model.strip().lower().rpartition("/")[2])

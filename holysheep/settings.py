@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -13,6 +14,20 @@ from holysheep.errors import SettingsError
 from holysheep.pricing import Price, parse_overrides
 
 AuthHeader = Literal["bearer", "x-api-key", "both"]
+
+FIELDS = (
+    "api_key",
+    "base_url",
+    "auth_header",
+    "default_model",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "max_concurrency",
+    "daily_budget_usd",
+    "monthly_budget_usd",
+    "price_overrides",
+)
+"""The fields of a credential."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +47,12 @@ class Settings:
     daily_budget_usd: Decimal | None = None
     monthly_budget_usd: Decimal | None = None
     price_overrides: Mapping[str, Price] = field(default_factory=dict)
+    fingerprint: str = field(init=False)
+    """What tells this credential from others: a hash of base URL and key, 32 hex digits."""
 
-    @property
-    def fingerprint(self) -> str:
-        """What tells this credential from others: a hash of base URL and key, 32 hex digits."""
-        return sha256(f"{self.base_url}\0{self.api_key}".encode()).hexdigest()[:32]
+    def __post_init__(self) -> None:
+        digest = sha256(f"{self.base_url}\0{self.api_key}".encode()).hexdigest()
+        object.__setattr__(self, "fingerprint", digest[:32])
 
 
 def parse_settings(raw: Mapping[str, Any]) -> Settings:
@@ -44,6 +60,13 @@ def parse_settings(raw: Mapping[str, Any]) -> Settings:
 
     Raises ``SettingsError`` with one sentence that names the field.
     """
+    return _parse(tuple(_text(raw.get(name)) for name in FIELDS))
+
+
+@lru_cache(maxsize=config.MAX_CREDENTIALS)
+def _parse(values: tuple[str, ...]) -> Settings:
+    """The host sends the same texts with every call: they are parsed once."""
+    raw = dict(zip(FIELDS, values, strict=True))
     return Settings(
         api_key=_api_key(raw.get("api_key")),
         base_url=_base_url(raw.get("base_url")),

@@ -15,6 +15,8 @@ from typing import Any, Literal
 JsonObject = dict[str, Any]
 """A decoded JSON object. ``Any`` ends where parsing ends."""
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
 CacheMode = Literal["use", "refresh", "bypass"]
 CacheState = Literal["hit", "miss", "coalesced", "stale", "refresh", "bypass"]
 
@@ -41,9 +43,7 @@ class ChatRequest:
     def canonical(self) -> bytes:
         """The body as UTF-8 JSON with sorted keys: what is sent, and what the cache key hashes."""
         if self._canonical is None:
-            self._canonical = json.dumps(
-                self.body, sort_keys=True, ensure_ascii=False, separators=(",", ":")
-            ).encode()
+            self._canonical = _CANONICAL.encode(self.body).encode()
         return self._canonical
 
     def digest(self) -> bytes:
@@ -191,11 +191,16 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of answer ``index`` as it arrives."""
+    """A piece of answer ``index`` as it arrives.
+
+    ``is_last`` says that nothing more of this answer is to come, where that is known: a reader
+    that collects pieces need not wait for another one.
+    """
 
     text: str = ""
     reasoning: str = ""
     index: int = 0
+    is_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

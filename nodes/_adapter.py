@@ -4,6 +4,7 @@ import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from dify_plugin.entities.tool import ToolInvokeMessage
@@ -64,6 +65,8 @@ HOST_ERRORS: dict[type[HolySheepError], type[InvokeError]] = {
     DeadlineExceeded: InvokeConnectionError,
 }
 
+_SHORT_CHARS = 40
+
 # The daemon ends the whole process at a line of 5 MB; a value and its wrapping must stay below.
 MAX_VALUE_BYTES = 4_000_000
 
@@ -118,19 +121,37 @@ def text(tool: Tool, content: str) -> Messages:
 
 def string(tool: Tool, name: str, value: str) -> Messages:
     """A string output. Streamed, because Dify shows other variables blank in an Answer."""
-    for part in _parts(value) or [""]:
+    if len(value) <= _SHORT_CHARS:
+        yield _short_string(name, value)
+        return
+    for part in _parts(value):
         yield tool.create_stream_variable_message(name, part)
 
 
 def figure(tool: Tool, name: str, value: Decimal | float | bool | None) -> Messages:
     """A number or boolean: first as text for an Answer, then as the value for other nodes."""
-    yield tool.create_stream_variable_message(name, _shown(value))
+    yield _short_string(name, _shown(value))
     yield variable(tool, name, float(value) if isinstance(value, Decimal) else value)
 
 
 def variable(tool: Tool, name: str, value: Any) -> ToolInvokeMessage:
     """An output of any type."""
     return tool.create_variable_message(name, value)
+
+
+@lru_cache(maxsize=256)
+def _short_string(name: str, value: str) -> ToolInvokeMessage:
+    """A streamed output as short as a status or a model id, which most calls have in common.
+
+    Building a message takes longer than looking one up, the SDK does not change what it sends,
+    and every call sends a dozen of these.
+    """
+    return ToolInvokeMessage(
+        type=ToolInvokeMessage.MessageType.VARIABLE,
+        message=ToolInvokeMessage.VariableMessage(
+            variable_name=name, variable_value=value, stream=True
+        ),
+    )
 
 
 def check_fits(name: str, value: Any) -> None:

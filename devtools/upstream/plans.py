@@ -13,7 +13,14 @@ from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from typing import Any, Literal
 
-from devtools.upstream.answers import Call, answer_to, completion_body, encode
+from devtools.upstream.answers import (
+    Call,
+    answer_to,
+    completion_body,
+    encode,
+    is_plain,
+    plain_body,
+)
 from devtools.upstream.behaviours import MAX_PAUSE_S, Behaviour
 from devtools.upstream.streams import DEFAULT_WIRE, stream_pieces
 
@@ -200,6 +207,10 @@ def _models_body(ids: Iterable[str]) -> bytes:
 def _answer_steps(behaviour: Behaviour, call: Call | None) -> list[Step]:
     if call is None:
         return _json_steps(_models_body(DEFAULT_MODELS), behaviour)
+    if is_plain(behaviour):
+        body = plain_body(call)
+        if body is not None:
+            return _json_steps(body, {})
     answer = answer_to(call.request, behaviour)
     as_stream = behaviour.get("as", "sse" if call.stream else "json") == "sse"
     if not as_stream:

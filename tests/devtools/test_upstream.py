@@ -21,9 +21,12 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from devtools.upstream import Stats, Upstream, UpstreamError
 from devtools.upstream import behaviours as do
+from devtools.upstream.answers import Call, answer_to, completion_body, plain_body
 from devtools.upstream.schema import example_of
 
 KEY = "a-key-of-enough-length-0001"
@@ -259,6 +262,38 @@ class TestAnswer:
 
     def test_stream_without_include_usage_has_none(self, client: httpx.Client) -> None:
         assert not any("usage" in event for event in events_of(ask_stream(client)))
+
+
+@given(
+    messages=st.lists(
+        st.fixed_dictionaries(
+            {
+                "role": st.sampled_from(["system", "user", "assistant"]),
+                "content": st.one_of(st.text(), st.none(), st.text().map(lambda text: text * 999)),
+            }
+        )
+    ),
+    fields=st.fixed_dictionaries(
+        {},
+        optional={
+            "model": st.sampled_from(["gpt-4.1", 'odd "name" % ü']),
+            "max_tokens": st.integers(0, 30),
+            "stream": st.booleans(),
+            "n": st.integers(1, 3),
+        },
+    ),
+)
+def test_the_short_way_to_an_ordinary_answer_gives_the_same(
+    messages: list[dict[str, Any]], fields: dict[str, Any]
+) -> None:
+    call = Call({"messages": messages, **fields}, number=7, created_s=1_790_000_000)
+    short = plain_body(call)
+    assert short in (None, completion_body(answer_to(call.request, {"kind": "answer"}), call))
+
+
+def test_an_ordinary_request_takes_the_short_way() -> None:
+    request = chat(temperature=0.7, max_tokens=2048, stream=False)
+    assert plain_body(Call(request, number=1, created_s=1)) is not None
 
 
 SCHEMAS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,385 @@
+"""``make bench``: the table of what a call costs on this machine, and what it must reach.
+
+``ARGS="--only hit,cpu"`` measures some of it, ``--rounds N`` more or less of it.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from devtools.bench.figures import Figure, compared, in_rounds
+from devtools.upstream.behaviours import ok
+from devtools.upstream.control import Upstream
+from tests.host.daemon import PROJECT_ROOT, PluginProcess
+
+NOOP_PLUGIN = PROJECT_ROOT / "tests" / "host" / "noop_plugin"
+KEY = "bench-key-without-value"
+
+
+class Worker:
+    """A client in a process of its own: see ``devtools/bench/worker.py``."""
+
+    def __init__(self, client: str, url: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "devtools.bench.worker", client, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=PROJECT_ROOT,
+        )
+
+    def do(self, **command: Any) -> dict[str, float]:
+        """Run one command and return what it found."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise RuntimeError("the worker has no pipes")
+        print(json.dumps(command), file=stdin, flush=True)
+        line = stdout.readline()
+        if not line:
+            raise RuntimeError("the worker has ended")
+        found: dict[str, float] = json.loads(line)
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.stdin:
+            self._process.stdin.close()
+        self._process.wait(timeout=10)
+
+
+@contextmanager
+def workers(url: str) -> Iterator[dict[str, Worker]]:
+    """The engine and the stock client, both calling ``url``."""
+    started = {client: Worker(client, url) for client in ("engine", "httpx")}
+    try:
+        yield started
+    finally:
+        for worker in started.values():
+            worker.close()
+
+
+def hit(rounds: int) -> list[Figure]:
+    """A cache hit through the SDK process, against a no-op that sends the same messages."""
+    with Upstream() as gateway, PluginProcess() as plugin, _noop() as noop:
+        credentials = _credentials(gateway)
+        asked = {"query": "What do sheep eat?"}
+        first = plugin.call("holysheep_llm", asked, credentials)
+        shape = _shape_of(plugin.call("holysheep_llm", asked, credentials))
+        if first.error:
+            raise RuntimeError(first.error.message)
+        found = in_rounds(
+            {
+                "hit": lambda: _p50(
+                    lambda: plugin.call("holysheep_llm", asked, credentials).elapsed_ms
+                ),
+                "no-op": lambda: _p50(lambda: noop.call("noop", {"shape": shape}).elapsed_ms),
+            },
+            rounds=rounds,
+        )
+    return [
+        compared(
+            f"cache hit through the SDK, p50 ({len(shape)} messages)",
+            found,
+            ours="hit",
+            theirs="no-op",
+            unit="ms",
+            at_most=1.25,
+        )
+    ]
+
+
+def miss(rounds: int) -> list[Figure]:
+    """An uncached call through the SDK, against a no-op that makes a bare httpx call."""
+    with Upstream() as gateway, PluginProcess() as plugin, _noop() as noop:
+        credentials = _credentials(gateway)
+        gateway.default(ok(text="Grass, mostly, and hay in winter."))
+        numbers = iter(range(10**9))
+
+        def ours(**parameters: Any) -> float:
+            query = f"Question {next(numbers)}: what do sheep eat?"
+            result = plugin.call("holysheep_llm", {"query": query, **parameters}, credentials)
+            if result.error or result.variables["cached"]:
+                raise RuntimeError(f"not an uncached answer: {result}")
+            return result.elapsed_ms
+
+        def theirs(shape: Any, *, stream: bool) -> float:
+            body = {
+                "model": "deepseek-v3.2",
+                "messages": [{"role": "user", "content": f"Question {next(numbers)}"}],
+                "stream": stream,
+            }
+            return noop.call(
+                "bare_http",
+                {
+                    "url": f"{gateway.url}/chat/completions",
+                    "api_key": KEY,
+                    "body": json.dumps(body),
+                    "stream": stream,
+                    "shape": shape,
+                },
+            ).elapsed_ms
+
+        shape = _shape_of(
+            plugin.call("holysheep_llm", {"query": "What do sheep eat?"}, credentials)
+        )
+        found = in_rounds(
+            {
+                "node": lambda: _p50(ours),
+                "bare": lambda: _p50(lambda: theirs(shape, stream=True)),
+            },
+            rounds=rounds,
+        )
+    return [
+        compared(
+            "uncached call through the SDK, streamed, p50",
+            found,
+            ours="node",
+            theirs="bare",
+            unit="ms",
+            at_most=1.25,
+        )
+    ]
+
+
+def cpu(rounds: int) -> list[Figure]:
+    """CPU of an uncached call with 20 in flight, against a stock client, both under gevent."""
+    with Upstream() as gateway, workers(gateway.url) as clients:
+        found = in_rounds(
+            {
+                name: lambda worker=worker: worker.do(do="calls", count=400, in_flight=20)["cpu_ms"]
+                for name, worker in clients.items()
+            },
+            rounds=rounds,
+        )
+    return [
+        compared(
+            "CPU per uncached call, 20 in flight",
+            found,
+            ours="engine",
+            theirs="httpx",
+            unit="ms",
+            at_most=0.6,
+        )
+    ]
+
+
+def throughput(rounds: int) -> list[Figure]:
+    """Calls per second with the upstream answering in 50 ms."""
+    figures = []
+    with Upstream(latency_ms=50) as gateway, workers(gateway.url) as clients:
+
+        def calls_s(worker: Worker, in_flight: int) -> float:
+            return worker.do(do="calls", count=in_flight * 20, in_flight=in_flight)["calls_s"]
+
+        crowd = in_rounds(
+            {name: lambda w=worker: calls_s(w, 100) for name, worker in clients.items()},
+            rounds=rounds,
+        )
+        figures.append(
+            compared(
+                "100 in flight, upstream 50 ms",
+                crowd,
+                ours="engine",
+                theirs="httpx",
+                unit="calls/s",
+                at_least=5,
+            )
+        )
+        steady = in_rounds(
+            {
+                "engine": lambda: calls_s(clients["engine"], 20),
+                "httpx": lambda: calls_s(clients["httpx"], 20),
+                "ceiling": lambda: 400.0,
+            },
+            rounds=rounds,
+        )
+        figures.append(
+            compared(
+                "20 in flight, upstream 50 ms, share of the ceiling",
+                steady,
+                ours="engine",
+                theirs="ceiling",
+                unit="calls/s",
+                at_least=0.95,
+            )
+        )
+        figures.append(
+            compared(
+                "the same, a stock client's share",
+                steady,
+                ours="httpx",
+                theirs="ceiling",
+                unit="calls/s",
+            )
+        )
+    return figures
+
+
+def ttft(rounds: int) -> list[Figure]:
+    """Time to the first token of a stream, against a bare client."""
+    with Upstream() as gateway, workers(gateway.url) as clients:
+        gateway.default(ok(chunks=["word "] * 20, chunk_delay_ms=2))
+        found = in_rounds(
+            {
+                name: lambda worker=worker: worker.do(do="ttft", count=50)["ttft_ms"]
+                for name, worker in clients.items()
+            },
+            rounds=rounds,
+        )
+    added = statistics.median(values["engine"] - values["httpx"] for values in found)
+    figure = compared("time to first token", found, ours="engine", theirs="httpx", unit="ms")
+    return [
+        Figure(
+            f"time to first token, added: {added:+.2f} ms",
+            figure.ours,
+            figure.theirs,
+            figure.ratio,
+            "≤ 2 ms added",
+            added <= 2.0,
+            figure.spread,
+        )
+    ]
+
+
+def cold(rounds: int) -> list[Figure]:
+    """From start to registered, against a bare plugin."""
+
+    def started(folder: Path | None) -> float:
+        with PluginProcess(folder) as plugin:
+            return plugin.cold_start_ms
+
+    found = in_rounds(
+        {"plugin": lambda: started(None), "bare plugin": lambda: started(NOOP_PLUGIN)},
+        rounds=rounds,
+    )
+    return [
+        compared(
+            "cold start until registered",
+            found,
+            ours="plugin",
+            theirs="bare plugin",
+            unit="ms",
+            at_most=1.25,
+        )
+    ]
+
+
+def memory(rounds: int) -> list[Figure]:
+    """Memory over 10,000 distinct calls with answers of 10 KB."""
+    del rounds
+    with Upstream() as gateway:
+        gateway.default(ok(size_bytes=10_000))
+        worker = Worker("engine", gateway.url)
+        try:
+            start = worker.do(do="memory", count=20)["rss_mb"]
+            steps = [worker.do(do="memory", count=1000) for _ in range(10)]
+        finally:
+            worker.close()
+    print(f"\nMemory of the process: {start:.1f} MB before, then after each 1,000 calls, MB:")
+    print("  process " + "  ".join(f"{step['rss_mb']:6.1f}" for step in steps))
+    print("  cache   " + "  ".join(f"{step['cache_mb']:6.1f}" for step in steps))
+    filled, end = steps[1]["rss_mb"], steps[-1]["rss_mb"]
+    return [
+        Figure(
+            "memory after 10,000 calls, against after 2,000",
+            f"{end:.1f} MB",
+            f"{filled:.1f} MB",
+            end / filled,
+            "≤ 1.1 ×",
+            end / filled <= 1.1,
+        )
+    ]
+
+
+MEASUREMENTS: Mapping[str, Callable[[int], list[Figure]]] = {
+    "hit": hit,
+    "miss": miss,
+    "cpu": cpu,
+    "throughput": throughput,
+    "ttft": ttft,
+    "cold": cold,
+    "memory": memory,
+}
+
+
+def main() -> None:
+    """Measure and print the table. Always exits with 0: figures are for people to judge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help=f"some of {','.join(MEASUREMENTS)}")
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    chosen = arguments.only.split(",") if arguments.only else list(MEASUREMENTS)
+    began = time.perf_counter()
+    print(_machine())
+    figures: list[Figure] = []
+    for name in chosen:
+        print(f"measuring {name} ...", file=sys.stderr)
+        figures += MEASUREMENTS[name](arguments.rounds)
+    _print_table(figures)
+    print(f"\n{arguments.rounds} rounds, {time.perf_counter() - began:.0f} s.")
+
+
+def _noop() -> PluginProcess:
+    return PluginProcess(NOOP_PLUGIN, provider="noop")
+
+
+def _credentials(gateway: Upstream) -> dict[str, str]:
+    return {"api_key": KEY, "base_url": gateway.url, "requests_per_minute": "0"}
+
+
+def _p50(call: Callable[[], float], count: int = 60) -> float:
+    return statistics.median(call() for _ in range(count))
+
+
+def _shape_of(result: Any) -> list[list[Any]]:
+    """The messages of a result, as the no-op plugin takes them."""
+    shape: list[list[Any]] = []
+    for arrival in result.messages:
+        message = arrival.data["message"]
+        if arrival.data["type"] == "text":
+            shape.append(["text", message["text"]])
+        else:
+            kind = "stream" if message["stream"] else "variable"
+            shape.append([kind, message["variable_name"], message["variable_value"]])
+    return shape
+
+
+def _machine() -> str:
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("dify-plugin", "httpx", "gevent"))
+    return f"Python {platform.python_version()}, {os.cpu_count()} cores, {libraries}"
+
+
+def _print_table(figures: list[Figure]) -> None:
+    header = ("figure", "ours", "against", "ratio", "spread", "must reach", "")
+    rows = [
+        (
+            figure.name,
+            figure.ours,
+            figure.theirs,
+            f"{figure.ratio:.2f}",
+            f"{figure.spread[0]:.2f}-{figure.spread[1]:.2f}" if any(figure.spread) else "",
+            figure.must,
+            ("yes" if figure.reached else "NO") if figure.must else "",
+        )
+        for figure in figures
+    ]
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    print()
+    for row in [header, *rows]:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+if __name__ == "__main__":
+    main()
