@@ -15,6 +15,7 @@ from holysheep.limiter import RateLimiter, RateLimitLayer
 from holysheep.pool import PooledTransport
 from holysheep.ports import Clock, Rng
 from holysheep.pricing import PriceBook
+from holysheep.quirks import Quirks
 from holysheep.result import ChatResult, build_result, empty_result
 from holysheep.retry import RetryLayer
 from holysheep.settings import Settings
@@ -46,6 +47,7 @@ class CredentialState:
         self.slots = FairSemaphore(settings.max_concurrency, clock)
         self.budget = Budget(settings.daily_budget_usd, settings.monthly_budget_usd, clock=clock)
         self.flights = Flights(clock)
+        self.quirks = Quirks(clock)
         self.answers = answers
         self.breakers = breakers
 
@@ -79,7 +81,7 @@ class Engine:
         self, settings: Settings, state: CredentialState, *, clock: Clock, rng: Rng
     ) -> None:
         self.settings = settings
-        self.transport = ChatTransport(settings, state.pool, clock)
+        self.transport = ChatTransport(settings, state.pool, state.quirks, clock)
         self._clock = clock
         self._prices = PriceBook(settings.price_overrides)
         self._answer = stack(

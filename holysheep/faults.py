@@ -8,6 +8,7 @@ error inside a successful stream. What is shown of it is the status, the redacte
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -60,6 +61,14 @@ _STATUS_OF_CODE = {
     "internal_server_error": 500,
     "service_unavailable": 503,
 }
+
+
+# Not "max_tokens is not supported with this model": there the model is known.
+_NO_MODEL = re.compile(
+    r"\b(?:unknown|invalid|unsupported|no such) model\b"
+    r"|\bmodel:?\s+(?:\S+\s+)?(?:was |is )?(?:not found|not supported|not available|unknown"
+    r"|does not exist|doesn't exist|not exist)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,20 +276,7 @@ def _is_unknown_model(status: int, fault: Fault, *, is_page: bool) -> bool:
         return False
     if fault.code.lower() in ("model_not_found", "unknown_model", "invalid_model"):
         return True
-    told = fault.message.lower()
-    return "model" in told and any(
-        words in told
-        for words in (
-            "not found",
-            "does not exist",
-            "not exist",
-            "unknown model",
-            "not supported",
-            "no such model",
-            "invalid model",
-            "unsupported model",
-        )
-    )
+    return fault.param in (None, "model") and bool(_NO_MODEL.search(fault.message.lower()))
 
 
 def _number(value: Any) -> float | None:

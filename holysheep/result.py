@@ -46,7 +46,10 @@ class UsageReport:
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What happened on the way. Spans are milliseconds; ``None`` = did not happen."""
+    """What happened on the way. Spans are milliseconds; ``None`` = did not happen.
+
+    ``left_out`` names the parameters that were not sent because the model refuses them.
+    """
 
     cache: CacheState
     attempts: int
@@ -55,6 +58,7 @@ class Meta:
     upstream_ms: float
     request_id: str | None
     fallback_from: str | None
+    left_out: tuple[str, ...] = ()
     backend: Literal["local"] = "local"
 
     def to_json(self) -> JsonObject:
@@ -67,6 +71,7 @@ class Meta:
             "upstream_ms": self.upstream_ms,
             "request_id": self.request_id,
             "fallback_from": self.fallback_from,
+            "left_out": list(self.left_out),
             "backend": self.backend,
         }
 
@@ -181,6 +186,7 @@ def _meta(trace: Trace, request_id: str | None) -> Meta:
         upstream_ms=_ms(trace.upstream_s),
         request_id=request_id,
         fallback_from=trace.fallback_from,
+        left_out=trace.left_out,
     )
 
 

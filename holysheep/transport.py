@@ -13,6 +13,7 @@ import httpx
 
 from holysheep import config
 from holysheep.errors import (
+    BadRequest,
     BadResponse,
     ConnectFailed,
     DeadlineExceeded,
@@ -24,6 +25,7 @@ from holysheep.faults import REQUEST_ID_HEADERS, error_for, looks_like_page
 from holysheep.network import limits
 from holysheep.pool import PooledTransport
 from holysheep.ports import Clock
+from holysheep.quirks import Quirks
 from holysheep.redact import redact
 from holysheep.settings import Settings
 from holysheep.tokens import estimate_prompt_tokens, estimate_tokens
@@ -36,10 +38,14 @@ USER_AGENT = f"holysheep-for-dify/{config.VERSION}"
 class ChatTransport:
     """Sends chat completions of one credential."""
 
-    def __init__(self, settings: Settings, pool: PooledTransport, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, pool: PooledTransport, quirks: Quirks, clock: Clock
+    ) -> None:
         self._pool = pool
+        self._quirks = quirks
         self._clock = clock
         self._secrets = (settings.api_key,)
+        self._base_url = settings.base_url
         self._url = httpx.URL(f"{settings.base_url}/chat/completions")
         self._headers = request_headers(settings)
 
@@ -48,19 +54,9 @@ class ChatTransport:
         began = self._clock.monotonic()
         if began >= call.deadline_s:
             raise DeadlineExceeded("The deadline passed before the request was sent.")
-        call.trace.attempts += 1
-        request = httpx.Request(
-            "POST",
-            self._url,
-            headers=self._headers,
-            content=encode(call.request, stream=call.stream),
-            extensions={"timeout": self._limits(call.deadline_s)},
-        )
         try:
-            response = self._pool.handle_request(request)
+            response = self._open(call)
             try:
-                if response.status_code != 200:
-                    raise self._failure(response, call)
                 completion = yield from self._answer(response, call)
             finally:
                 response.close()
@@ -74,6 +70,32 @@ class ChatTransport:
         finally:
             call.trace.upstream_s += self._clock.monotonic() - began
         yield Completed(completion)
+
+    def _open(self, call: Call) -> httpx.Response:
+        """Send the request until it is accepted, leaving out what the model refuses."""
+        while True:
+            left_out = self._quirks.refused_by(call.request.model)
+            call.trace.attempts += 1
+            response = self._pool.handle_request(
+                httpx.Request(
+                    "POST",
+                    self._url,
+                    headers=self._headers,
+                    content=encode(call.request, stream=call.stream, left_out=left_out),
+                    extensions={"timeout": self._limits(call.deadline_s)},
+                )
+            )
+            if response.status_code == 200:
+                call.trace.left_out = left_out
+                return response
+            try:
+                error = self._failure(response, call)
+            finally:
+                response.close()
+            if not isinstance(error, BadRequest) or not self._quirks.learn(
+                call.request, error, left_out
+            ):
+                raise error
 
     def get(self, path: str, deadline_s: float) -> tuple[int, httpx.Headers, bytes]:
         """GET ``path`` below the base URL: status, headers and body, whatever the status.
@@ -91,10 +113,9 @@ class ChatTransport:
     def _exchange(
         self, method: str, path: str, content: bytes, deadline_s: float
     ) -> tuple[int, httpx.Headers, bytes]:
-        base = str(self._url).removesuffix("/chat/completions")
         request = httpx.Request(
             method,
-            f"{base}{path}",
+            f"{self._base_url}{path}",
             headers=self._headers,
             content=content or None,
             extensions={"timeout": self._limits(deadline_s)},

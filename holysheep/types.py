@@ -89,6 +89,7 @@ class Trace:
 
     Spans are seconds. ``ttft_s`` runs from the start of the call to the first piece of the
     answer, ``queue_s`` sums the waits for limits, ``upstream_s`` the time on the wire.
+    ``left_out`` names the parameters that were not sent because the model refuses them.
     """
 
     started_s: float
@@ -99,6 +100,7 @@ class Trace:
     upstream_s: float = 0.0
     request_id: str | None = None
     fallback_from: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ Sources: platform.openai.com/docs/api-reference/chat and /responses-streaming, r
 
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -20,21 +19,23 @@ from httpx_sse import EventSource
 
 from holysheep.errors import BadResponse, ConnectFailed
 from holysheep.faults import error_in_body
+from holysheep.quirks import RENAMED
 from holysheep.types import ChatRequest, Choice, Completion, Delta, JsonObject, Usage
 
-# OpenAI's reasoning models take the limit under another name.
-_RENAMED_LIMIT = re.compile(r"^(?:.*/)?(?:o\d|gpt-[5-9])")
 
-
-def encode(request: ChatRequest, *, stream: bool) -> bytes:
-    """The body to send, as UTF-8 JSON."""
+def encode(request: ChatRequest, *, stream: bool, left_out: tuple[str, ...] = ()) -> bytes:
+    """The body to send, as UTF-8 JSON, without the parameters that the model refuses."""
     body = request.canonical()
-    if _RENAMED_LIMIT.match(request.model) and "max_tokens" in request.body:
-        renamed = dict(request.body)
-        renamed["max_completion_tokens"] = renamed.pop("max_tokens")
-        body = ChatRequest(renamed).canonical()
+    if left_out:
+        kept = {name: value for name, value in request.body.items() if name not in left_out}
+        for name in left_out:
+            if name in RENAMED and name in request.body:
+                kept[RENAMED[name]] = request.body[name]
+        body = ChatRequest(kept).canonical()
     if not stream:
         return body
+    if "stream_options" in left_out:
+        return body[:-1] + b',"stream":true}'
     return body[:-1] + b',"stream":true,"stream_options":{"include_usage":true}}'
 
 
