@@ -5,8 +5,7 @@ messages. The first piece goes at once; what arrives within the next 50 ms is se
 when nothing more arrives. A thread reads ahead, since an iterator cannot be waited on for a time.
 """
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from holysheep import config
@@ -25,11 +24,16 @@ class _Shared:
 
 
 def paced_text(
-    deltas: Iterator[Delta], *, clock: Clock, interval_s: float = config.STREAM_PIECE_S
+    deltas: Iterator[Delta],
+    *,
+    clock: Clock,
+    spawn: Callable[[Callable[[], None]], object],
+    interval_s: float = config.STREAM_PIECE_S,
 ) -> Iterator[str]:
     """The texts of ``deltas`` in pieces at least ``interval_s`` apart; none of them empty.
 
-    Raises what ``deltas`` raises, after the text that came before it.
+    ``spawn`` runs a function in a thread of its own, such as an executor's ``submit``. Raises what
+    ``deltas`` raises, after the text that came before it.
     """
     for delta in deltas:
         yield from _bounded(delta.text)
@@ -62,7 +66,7 @@ def paced_text(
                 shared.error = error
                 changed.notify_all()
 
-    threading.Thread(target=read_ahead, daemon=True).start()
+    spawn(read_ahead)
     sent_s = clock.monotonic()
     try:
         while True:

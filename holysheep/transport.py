@@ -7,6 +7,7 @@ whichever was asked for. Everything that can go wrong on the way becomes an erro
 import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import httpx
@@ -160,12 +161,12 @@ class ChatTransport:
                 break
             start += piece
         if looks_like_events(start):
-            for data in server_sent_data(_chained(start, pieces)):
-                if assembler.finished and data.strip() == "[DONE]":
+            # A chain, since closing a generator that yields from the pieces would close them too.
+            for data in server_sent_data(chain([start], pieces)):
+                if data == "[DONE]":
+                    assembler.finished = True
                     break
                 yield from assembler.feed_data(data)
-                if data.strip() == "[DONE]":
-                    break
             _drain(pieces)
         else:
             body = start + b"".join(pieces)
@@ -276,11 +277,6 @@ def _bounded(pieces: Iterator[bytes], limit: int, *, cut: bool = False) -> Itera
                 " max_tokens, or check the base URL."
             )
         yield piece
-
-
-def _chained(start: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield start
-    yield from rest
 
 
 def _drain(pieces: Iterator[bytes]) -> None:

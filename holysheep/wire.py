@@ -47,8 +47,9 @@ def server_sent_data(pieces: Iterable[bytes]) -> Iterator[str]:
         stream=_Pieces(pieces),
     )
     for event in EventSource(source).iter_sse():
-        if event.data:
-            yield event.data
+        data = event.data.strip()
+        if data:
+            yield data
 
 
 class _Pieces(httpx.SyncByteStream):
@@ -95,10 +96,7 @@ class Assembler:
         """Whether the answer's end was seen."""
 
     def feed_data(self, data: str) -> Iterator[Delta]:
-        """Take the data of one server-sent event."""
-        if data.strip() == "[DONE]":
-            self.finished = True
-            return
+        """Take the data of one server-sent event that is JSON."""
         yield from self.feed(self._parsed(data))
 
     def feed_body(self, body: bytes) -> Iterator[Delta]:

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
+from dify_plugin import DifyPluginEnv
 from dify_plugin.entities.tool import ToolInvokeMessage
 from dify_plugin.errors.model import (
     InvokeAuthorizationError,
@@ -20,7 +22,7 @@ from dify_plugin.file.file import File
 from dify_plugin.interfaces.tool import Tool
 
 from holysheep import config
-from holysheep.engine import Engine
+from holysheep.engine import Answer, Engine
 from holysheep.errors import (
     AuthError,
     BadRequest,
@@ -40,6 +42,7 @@ from holysheep.errors import (
     TimedOut,
 )
 from holysheep.media import Image, fetch_file, image_from_bytes
+from holysheep.pacing import paced_text
 from holysheep.ports import Clock
 from holysheep.registry import shared_registry
 from holysheep.settings import parse_settings
@@ -111,6 +114,17 @@ def images_of(files: Any, *, deadline_s: float) -> list[Image]:
         content = fetch_file(file.url, name, clock=clock(), deadline_s=deadline_s)
         images.append(image_from_bytes(content, name))
     return images
+
+
+def paced(answer: Answer) -> Iterator[str]:
+    """The text of an answer as it arrives, in pieces as few as a person can bear."""
+    return paced_text(iter(answer), clock=clock(), spawn=_readers().submit)
+
+
+@cache
+def _readers() -> ThreadPoolExecutor:
+    """Threads that read ahead, kept for the next call; as many as the SDK runs calls at a time."""
+    return ThreadPoolExecutor(DifyPluginEnv().MAX_WORKER, thread_name_prefix="read-ahead")
 
 
 def text(tool: Tool, content: str) -> Messages:

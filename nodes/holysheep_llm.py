@@ -6,7 +6,6 @@ from dify_plugin import Tool
 
 from holysheep.engine import Answer
 from holysheep.errors import HolySheepError
-from holysheep.pacing import paced_text
 from holysheep.params import ChatParams, Conversation, chosen, parsed
 from holysheep.result import ChatResult
 from nodes import _adapter
@@ -47,7 +46,7 @@ class HolySheepLLMNode(Tool):
     def _text(self, params: ChatParams, answer: Answer) -> _adapter.Messages:
         """The answer as it arrives; one that is checked first, when it has passed."""
         if params.answer_schema is None:
-            for piece in paced_text(iter(answer), clock=_adapter.clock()):
+            for piece in _adapter.paced(answer):
                 yield self.create_text_message(piece)
         else:
             result = answer.wait()

@@ -20,7 +20,7 @@ from typing import Any
 from devtools.bench.figures import Figure, compared, in_rounds
 from devtools.upstream.behaviours import ok
 from devtools.upstream.control import Upstream
-from tests.host.daemon import PROJECT_ROOT, PluginProcess
+from tests.host.daemon import PROJECT_ROOT, PluginProcess, Result
 
 NOOP_PLUGIN = PROJECT_ROOT / "tests" / "host" / "noop_plugin"
 KEY = "bench-key-without-value"
@@ -73,22 +73,18 @@ def hit(rounds: int) -> list[Figure]:
     with Upstream() as gateway, PluginProcess() as plugin, _noop() as noop:
         credentials = _credentials(gateway)
         asked = {"query": "What do sheep eat?"}
-        first = plugin.call("holysheep_llm", asked, credentials)
+        plugin.call("holysheep_llm", asked, credentials)
         shape = _shape_of(plugin.call("holysheep_llm", asked, credentials))
-        if first.error:
-            raise RuntimeError(first.error.message)
         found = in_rounds(
             {
-                "hit": lambda: _p50(
-                    lambda: plugin.call("holysheep_llm", asked, credentials).elapsed_ms
-                ),
-                "no-op": lambda: _p50(lambda: noop.call("noop", {"shape": shape}).elapsed_ms),
+                "hit": lambda: _p50(lambda: plugin.call("holysheep_llm", asked, credentials)),
+                "no-op": lambda: _p50(lambda: noop.call("noop", {"shape": shape})),
             },
             rounds=rounds,
         )
     return [
         compared(
-            f"cache hit through the SDK, p50 ({len(shape)} messages)",
+            "cache hit through the SDK, p50",
             found,
             ours="hit",
             theirs="no-op",
@@ -105,18 +101,16 @@ def miss(rounds: int) -> list[Figure]:
         gateway.default(ok(text="Grass, mostly, and hay in winter."))
         numbers = iter(range(10**9))
 
-        def ours(**parameters: Any) -> float:
+        def ours() -> Result:
             query = f"Question {next(numbers)}: what do sheep eat?"
-            result = plugin.call("holysheep_llm", {"query": query, **parameters}, credentials)
-            if result.error or result.variables["cached"]:
-                raise RuntimeError(f"not an uncached answer: {result}")
-            return result.elapsed_ms
+            return plugin.call("holysheep_llm", {"query": query}, credentials)
 
-        def theirs(shape: Any, *, stream: bool) -> float:
+        def theirs() -> Result:
             body = {
                 "model": "deepseek-v3.2",
                 "messages": [{"role": "user", "content": f"Question {next(numbers)}"}],
-                "stream": stream,
+                "stream": True,
+                "stream_options": {"include_usage": True},
             }
             return noop.call(
                 "bare_http",
@@ -124,10 +118,10 @@ def miss(rounds: int) -> list[Figure]:
                     "url": f"{gateway.url}/chat/completions",
                     "api_key": KEY,
                     "body": json.dumps(body),
-                    "stream": stream,
+                    "stream": True,
                     "shape": shape,
                 },
-            ).elapsed_ms
+            )
 
         shape = _shape_of(
             plugin.call("holysheep_llm", {"query": "What do sheep eat?"}, credentials)
@@ -135,7 +129,7 @@ def miss(rounds: int) -> list[Figure]:
         found = in_rounds(
             {
                 "node": lambda: _p50(ours),
-                "bare": lambda: _p50(lambda: theirs(shape, stream=True)),
+                "bare": lambda: _p50(theirs),
             },
             rounds=rounds,
         )
@@ -337,11 +331,18 @@ def _credentials(gateway: Upstream) -> dict[str, str]:
     return {"api_key": KEY, "base_url": gateway.url, "requests_per_minute": "0"}
 
 
-def _p50(call: Callable[[], float], count: int = 60) -> float:
-    return statistics.median(call() for _ in range(count))
+def _p50(call: Callable[[], Result], count: int = 60) -> float:
+    """Median milliseconds of a call; one that failed is no measurement."""
+    times = []
+    for _ in range(count):
+        result = call()
+        if result.error is not None:
+            raise RuntimeError(result.error.message)
+        times.append(result.elapsed_ms)
+    return statistics.median(times)
 
 
-def _shape_of(result: Any) -> list[list[Any]]:
+def _shape_of(result: Result) -> str:
     """The messages of a result, as the no-op plugin takes them."""
     shape: list[list[Any]] = []
     for arrival in result.messages:
@@ -351,7 +352,7 @@ def _shape_of(result: Any) -> list[list[Any]]:
         else:
             kind = "stream" if message["stream"] else "variable"
             shape.append([kind, message["variable_name"], message["variable_value"]])
-    return shape
+    return json.dumps(shape)
 
 
 def _machine() -> str:
