@@ -8,8 +8,8 @@ value and what is allowed, before anything is sent.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Annotated, Any, Literal, Self
+from functools import cache, lru_cache
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import yaml
 from annotated_types import Ge, Le
@@ -34,6 +34,7 @@ from holysheep.types import CacheMode, ChatRequest, JsonObject, Policy
 ResponseFormat = Literal["text", "json_object", "json_schema"]
 
 _MAX_OPTIONS_CHARS = 100_000
+_MAX_REMEMBERED_CHARS = 16_384
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -253,6 +254,41 @@ def chosen(raw: Mapping[str, Any], *, default_model: str) -> dict[str, Any]:
         )
     given["model"] = str(given.pop("custom_model", given.get("model", default_model))).strip()
     return given
+
+
+class ChatCall(NamedTuple):
+    """One node call, parsed. ``request`` is the request without images."""
+
+    params: ChatParams
+    conversation: Conversation
+    request: ChatRequest
+
+
+def parse_call(raw: Mapping[str, Any], *, default_model: str) -> ChatCall:
+    """The parameters of a node call, as the host sends them. Raises ``InputError``.
+
+    The same texts are parsed once: that is most of what a cached answer would cost otherwise.
+    """
+    values = raw.values()
+    if all(value is None or isinstance(value, str | int | float) for value in values) and (
+        sum(len(value) for value in values if isinstance(value, str)) <= _MAX_REMEMBERED_CHARS
+    ):
+        # With the types, since True and 1 are equal but not the same parameter.
+        items = tuple((name, type(value), value) for name, value in raw.items())
+        return _remembered_call(items, default_model)
+    return _parse_call(raw, default_model)
+
+
+@lru_cache(maxsize=256)
+def _remembered_call(items: tuple[tuple[str, type, Any], ...], default_model: str) -> ChatCall:
+    return _parse_call({name: value for name, _, value in items}, default_model)
+
+
+def _parse_call(raw: Mapping[str, Any], default_model: str) -> ChatCall:
+    given = chosen(raw, default_model=default_model)
+    params = parsed(ChatParams, given)
+    conversation = parsed(Conversation, given)
+    return ChatCall(params, conversation, params.request(conversation.messages()))
 
 
 def parsed[Model: BaseModel](model: type[Model], given: Mapping[str, Any]) -> Model:

@@ -101,8 +101,6 @@ def host_error(error: HolySheepError) -> InvokeError:
 
 def images_of(files: Any, *, deadline_s: float) -> list[Image]:
     """The images among a node's files. Raises ``InputError`` for anything that is none."""
-    if not files:
-        return []
     files = files if isinstance(files, list) else [files]
     if not all(isinstance(file, File) for file in files):
         raise InputError("files must be files, such as an upload of the user.")

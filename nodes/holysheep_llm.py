@@ -6,7 +6,7 @@ from dify_plugin import Tool
 
 from holysheep.engine import Answer
 from holysheep.errors import HolySheepError
-from holysheep.params import ChatParams, Conversation, chosen, parsed
+from holysheep.params import ChatParams, parse_call
 from holysheep.result import ChatResult
 from nodes import _adapter
 
@@ -30,12 +30,12 @@ class HolySheepLLMNode(Tool):
     def _ask(self, raw: dict[str, Any], started_s: float) -> tuple[ChatParams, Answer]:
         engine = _adapter.engine_of(self)
         files = raw.pop("files", None)
-        given = chosen(raw, default_model=engine.settings.default_model)
-        params = parsed(ChatParams, given)
-        conversation = parsed(Conversation, given)
-        images = _adapter.images_of(files, deadline_s=started_s + params.timeout_s)
+        params, conversation, request = parse_call(raw, default_model=engine.settings.default_model)
+        if files:
+            images = _adapter.images_of(files, deadline_s=started_s + params.timeout_s)
+            request = params.request(conversation.messages(images))
         answer = engine.ask(
-            params.request(conversation.messages(images)),
+            request,
             params.policy(app_id=self.session.app_id, user_id=self.runtime.user_id),
             timeout_s=params.timeout_s,
             stream=params.answer_schema is None,

@@ -75,10 +75,10 @@ class EngineClient:
 class HttpxClient:
     """A stock pooled httpx client that parses the answer, and nothing else."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, kept: int = 20) -> None:
         self._url = f"{url}/chat/completions"
         self._client = httpx.Client(
-            timeout=60, limits=httpx.Limits(max_connections=100, max_keepalive_connections=20)
+            timeout=60, limits=httpx.Limits(max_connections=100, max_keepalive_connections=kept)
         )
         self._headers = {"authorization": f"Bearer {KEY}"}
 
@@ -104,6 +104,7 @@ class HttpxClient:
 CLIENTS: dict[str, Callable[[str], EngineClient | HttpxClient]] = {
     "engine": EngineClient,
     "httpx": HttpxClient,
+    "httpx-100-kept": lambda url: HttpxClient(url, kept=100),
 }
 
 
