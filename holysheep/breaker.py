@@ -24,6 +24,7 @@ from holysheep import config
 from holysheep.errors import CircuitOpen, HolySheepError, RefusedLocally
 from holysheep.ports import Clock
 from holysheep.types import Call, Event, Handler
+from holysheep.wording import span
 
 State = Literal["closed", "open", "half_open"]
 Verdict = Literal["success", "failure", "none"]
@@ -71,7 +72,7 @@ class CircuitBreaker:
                 self._probing = True
                 return self._epoch
             left = max(0.0, self._left())
-        when = f"it is tried again in {left:.0f} s" if left else "a first call is trying it now"
+        when = f"it is tried again in {span(left)}" if left else "a first call is trying it now"
         raise CircuitOpen(
             f"The gateway failed {self._threshold} times in a row for this model, so it is not"
             f" called for a while; {when}.",

@@ -10,6 +10,8 @@ DEFAULT_MODEL = "deepseek-v3.2"
 DEFAULT_REQUESTS_PER_MINUTE = 60
 DEFAULT_TOKENS_PER_MINUTE = 0
 DEFAULT_MAX_CONCURRENCY = 20
+# As many calls as the Dify SDK runs at a time.
+MAX_MAX_CONCURRENCY = 1000
 MIN_KEY_LENGTH = 20
 
 # Connections. As many kept alive as may be in flight, so that a burst does not dial anew, and 20

@@ -5,8 +5,6 @@ asked for the shortest possible chat completion instead; any answer in JSON but 
 that the chat route is there.
 """
 
-import json
-
 import httpx
 
 from holysheep.engine import Engine
@@ -17,8 +15,9 @@ from holysheep.errors import (
     SettingsError,
 )
 from holysheep.faults import error_for, looks_like_page
+from holysheep.jsontext import parse_json
 from holysheep.ports import Clock
-from holysheep.redact import shortened
+from holysheep.wording import shortened
 
 CHECK_TIMEOUT_S = 20.0
 
@@ -32,7 +31,7 @@ def list_models(engine: Engine, *, clock: Clock, timeout_s: float = CHECK_TIMEOU
     deadline_s = clock.monotonic() + timeout_s
     status, headers, body = engine.transport.get("/models", deadline_s)
     _raise_for(engine, "/models", status, headers, body, clock)
-    data = json.loads(body).get("data")
+    data = parse_json(body).get("data")
     if not isinstance(data, list):
         raise _no_api(engine)
     return sorted(str(model["id"]) for model in data if isinstance(model, dict) and "id" in model)
@@ -59,7 +58,7 @@ def check_credentials(engine: Engine, *, clock: Clock, timeout_s: float = CHECK_
     status, headers, body = engine.transport.post("/chat/completions", probe, deadline_s)
     if status in (401, 403):
         _raise_for(engine, "/chat/completions", status, headers, body, clock)
-    if not _is_json(body) or (status in (404, 405) and "model" not in body.decode().lower()):
+    if not _is_json(body) or (status in (404, 405) and b"model" not in body.lower()):
         raise _no_api(engine)
 
 
@@ -115,6 +114,6 @@ def _unreachable(engine: Engine, error: HolySheepError) -> HolySheepError:
 
 def _is_json(body: bytes) -> bool:
     try:
-        return isinstance(json.loads(body), dict)
+        return isinstance(parse_json(body), dict)
     except ValueError:
         return False

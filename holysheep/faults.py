@@ -6,7 +6,6 @@ error inside a successful stream. What is shown of it is the status, the redacte
 ``message``, what to do, and the request id.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -26,7 +25,9 @@ from holysheep.errors import (
     UnknownModel,
     UpstreamError,
 )
-from holysheep.redact import redact, shortened
+from holysheep.jsontext import parse_json, whole_characters
+from holysheep.redact import redact
+from holysheep.wording import shortened, span
 
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-requestid", "cf-ray")
 
@@ -149,7 +150,7 @@ def _read(body: bytes, content_type: str, wall_s: float) -> tuple[Fault, bool]:
         return Fault(), True
     text = body.decode(errors="replace").strip()
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except ValueError:
         return Fault(message=text), False
     return (_fault(data, wall_s) if isinstance(data, dict) else Fault()), False
@@ -210,7 +211,7 @@ def _build(
     *,
     is_page: bool,
 ) -> UpstreamError:
-    told = shortened(redact(fault.message, *secrets))
+    told = shortened(redact(whole_characters(fault.message), *secrets))
     said = (
         f" It says: {told}" + ("" if told.endswith((".", "!", "?", "…")) else ".") if told else ""
     )
@@ -235,7 +236,7 @@ def _build(
             **known,
         )
     if status == 429:
-        when = "" if wait_s is None else f" It asks to wait {wait_s:.3g} s."
+        when = "" if wait_s is None else f" It asks to wait {span(wait_s)}."
         return RateLimited(
             f"The gateway's rate limit is reached (HTTP 429).{when}{said}{ended}",
             retry_after_s=wait_s,

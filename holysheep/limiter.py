@@ -23,6 +23,7 @@ from holysheep.errors import LimitBeyondDeadline, LimiterTimeout, RateLimited, R
 from holysheep.ports import Clock, Condition
 from holysheep.tokens import estimate_call_tokens
 from holysheep.types import Call, Completed, Event, Handler
+from holysheep.wording import span
 
 
 class TokenBucket:
@@ -295,7 +296,7 @@ class RateLimiter:
         if gate is not None and now < gate.until_s:
             left = gate.until_s - now
             return LimitBeyondDeadline(
-                f"Rate limit of the gateway: it resets in {_seconds(left)}, after the deadline"
+                f"Rate limit of the gateway: it resets in {span(left)}, after the deadline"
                 " of this call. Try again then, or raise timeout_s.",
                 status=429,
                 retry_after_s=left,
@@ -307,7 +308,7 @@ class RateLimiter:
         ]
         limit = f"limit of {' and '.join(rates)}" if rates else "pause after a rate limit"
         when = (
-            f"the next place is free in {_seconds(delay)}"
+            f"the next place is free in {span(delay)}"
             if math.isfinite(delay)
             else ("no place became free in time")
         )
@@ -400,10 +401,6 @@ def _bucket(existing: TokenBucket | None, rate: float, clock: Clock) -> TokenBuc
     if existing.rate != rate:
         existing.resize(rate)
     return existing
-
-
-def _seconds(span: float) -> str:
-    return f"{span:.0f} s" if span >= 10 else f"{span:.1f} s"
 
 
 class RateLimitLayer:

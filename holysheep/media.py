@@ -14,7 +14,8 @@ from holysheep.errors import InputError
 from holysheep.network import limits
 from holysheep.pool import PooledTransport
 from holysheep.ports import Clock
-from holysheep.redact import redact, shortened
+from holysheep.redact import redact
+from holysheep.wording import shortened
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ value and what is allowed, before anything is sent.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
 import yaml
 from annotated_types import Ge, Le
@@ -26,16 +27,20 @@ from pydantic_core import ErrorDetails
 
 from holysheep import config
 from holysheep.errors import InputError
+from holysheep.jsontext import parse_json
 from holysheep.media import Image
-from holysheep.redact import shortened
 from holysheep.schema import check_schema, check_tools
 from holysheep.types import CacheMode, ChatRequest, JsonObject, Policy
+from holysheep.wording import shortened
 
 ResponseFormat = Literal["text", "json_object", "json_schema"]
 
 _MAX_OPTIONS_CHARS = 100_000
 _MAX_REMEMBERED_CHARS = 16_384
 _ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+_STOP = "stop must be a text, one sequence a line, or a list of at most 4 texts"
 
 
 def _no_bool(value: Any) -> Any:
@@ -72,9 +77,9 @@ class Options(BaseModel):
             value = [line for line in value.splitlines() if line]
         if isinstance(value, list):
             if not all(isinstance(item, str) and item for item in value):
-                raise ValueError("stop must be a text, one sequence a line, or a list of texts.")
+                raise ValueError(f"{_STOP}, got {_shown(value)}.")
             if len(value) > 4:
-                raise ValueError(f"stop may have at most 4 sequences, got {len(value)}.")
+                raise ValueError(f"{_STOP}, got {len(value)} of them.")
         return value or None
 
     @field_validator("extra_body")
@@ -83,6 +88,10 @@ class Options(BaseModel):
         forbidden = sorted({"messages", "stream", "stream_options", "api_key"} & set(value or ()))
         if forbidden:
             raise ValueError(f"extra_body must not set {', '.join(forbidden)}.")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise ValueError("extra_body must hold nothing but JSON values.") from None
         return value
 
 
@@ -246,7 +255,10 @@ def chosen(raw: Mapping[str, Any], *, default_model: str) -> dict[str, Any]:
     ``custom_model`` wins over ``model``, that over ``default_model``. Raises ``InputError``.
     """
     given = {name: value for name, value in raw.items() if not _is_unset(value)}
-    total = sum(_chars(value) for value in given.values())
+    try:
+        total = sum(_chars(value) for value in given.values())
+    except RecursionError:
+        raise InputError("The inputs are nested too deeply.") from None
     if total > config.MAX_INPUT_CHARS:
         raise InputError(
             f"The inputs are too large: {total:,} characters, at most"
@@ -297,6 +309,8 @@ def parsed[Model: BaseModel](model: type[Model], given: Mapping[str, Any]) -> Mo
         return model.model_validate(dict(given))
     except ValidationError as error:
         raise InputError(_sentence(model, error.errors(include_url=False)[0])) from None
+    except RecursionError:
+        raise InputError("The inputs are nested too deeply.") from None
 
 
 def _is_unset(value: Any) -> bool:
@@ -324,7 +338,7 @@ def parse_messages(value: Any, name: str) -> list[JsonObject]:
         value = value[0]
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError:
             raise ValueError(expected) from None
     if not isinstance(value, list):
@@ -358,7 +372,7 @@ def _parse_schema(value: Any) -> JsonObject | None:
 def _parse_tools(value: Any) -> list[JsonObject] | None:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError as error:
             raise ValueError(f"tools is not valid JSON: {error}.") from None
     try:
@@ -370,7 +384,7 @@ def _parse_tools(value: Any) -> list[JsonObject] | None:
 def _json_object(name: str, value: Any) -> JsonObject:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError as error:
             raise ValueError(f"{name} is not valid JSON: {error}.") from None
     if not isinstance(value, dict):
@@ -384,6 +398,8 @@ def _parse_options(value: Any) -> Any:
             raise ValueError(f"options is longer than {_MAX_OPTIONS_CHARS:,} characters.")
         try:
             value = yaml.load(value, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
+        except RecursionError:
+            raise ValueError("options is nested too deeply.") from None
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f" (line {mark.line + 1})" if mark else ""
@@ -392,6 +408,9 @@ def _parse_options(value: Any) -> Any:
             return {}
     if not isinstance(value, dict):
         raise ValueError("options must be a mapping, such as top_p: 0.9")
+    for name in value:
+        if not isinstance(name, str):
+            raise ValueError(_unknown_option(name))
     return {name: item for name, item in value.items() if not _is_unset(item)}
 
 
@@ -412,7 +431,7 @@ def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
             return told
     path = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
-        return f"options has no key {shortened(path[-1], 60)!r}. Known keys: {_known_options()}."
+        return _unknown_option(path[-1])
     name = path[0] if path else "input"
     fields = model.model_fields
     if name == "options" and len(path) > 1:
@@ -427,24 +446,29 @@ def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
 
 def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
     """What a field accepts, in words."""
-    kinds = getattr(annotation, "__args__", ())
-    text = str(annotation)
-    if "Literal" in text:
-        words = [
-            word
-            for kind in (annotation, *kinds)
-            for word in getattr(kind, "__args__", ())
-            if isinstance(word, str)
-        ]
-        return f"one of {', '.join(dict.fromkeys(words))}"
+    kinds = list(_kinds(annotation))
+    words = [kind for kind in kinds if isinstance(kind, str)]
+    if words:
+        return f"one of {', '.join(words)}"
+    nouns = {float: "a number", int: "a whole number", bool: "true or false", dict: "a mapping"}
+    noun = next((nouns[kind] for kind in kinds if kind in nouns), "a text")
     low = next((limit.ge for limit in metadata if isinstance(limit, Ge)), None)
     high = next((limit.le for limit in metadata if isinstance(limit, Le)), None)
-    if "bool" in text:
-        return "true or false"
-    if "dict" in text:
-        return "a mapping"
-    noun = "a number" if "float" in text else "a whole number" if "int" in text else "a text"
     return noun if low is None else f"{noun} from {_plain(low)} to {_plain(high)}"
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types, and the words of a ``Literal``, that an annotation is made of."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        yield from get_args(annotation)
+    elif origin is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from _kinds(part)
+    else:
+        yield origin or annotation
 
 
 def _plain(limit: Any) -> str:
@@ -457,6 +481,6 @@ def _shown(value: Any) -> str:
     return shortened(repr(value), 60)
 
 
-@cache
-def _known_options() -> str:
-    return ", ".join(Options.model_fields)
+def _unknown_option(name: Any) -> str:
+    known = ", ".join(Options.model_fields)
+    return f"options has no key {shortened(str(name), 60)!r}. Known keys: {known}."

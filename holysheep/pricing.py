@@ -130,7 +130,7 @@ def parse_overrides(text: str) -> dict[str, Price]:
     try:
         # Prices are read as text: 0.1 as a float would not be 0.1.
         data = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - makes nothing but text
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise SettingsError("price_overrides is neither valid YAML nor JSON.") from None
     if data in (None, ""):
         return {}
@@ -151,7 +151,8 @@ def _parse_price(model: str, prices: Any) -> Price:
     try:
         return Price.model_validate(prices)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # A misspelt key comes first: it is the reason why the right one is missing.
+        first, *_ = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         field = ".".join(str(part) for part in first["loc"][:2] if not str(part).isupper())
         raise SettingsError(f"price_overrides: {model}: {field}: {first['msg'].lower()}.") from None
 

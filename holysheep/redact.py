@@ -22,9 +22,5 @@ def redact(text: str, *secrets: str) -> str:
     text = _BEARER.sub(rf"\1 {_MARK}", text)
     text = _URL_SECRETS.sub(r"\1\2", text)
     text = _URL_USER.sub(r"\1", text)
+    text = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(text.split())
-
-
-def shortened(text: str, limit: int = 200) -> str:
-    """``text``, or its first ``limit`` characters and an ellipsis."""
-    return text if len(text) <= limit else f"{text[: limit - 1].rstrip()}…"

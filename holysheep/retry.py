@@ -14,6 +14,7 @@ from holysheep.errors import HolySheepError, LimitBeyondDeadline, RateLimited
 from holysheep.ports import Clock, Rng
 from holysheep.streams import primed
 from holysheep.types import Call, Event, Handler
+from holysheep.wording import span
 
 
 class RetryLayer:
@@ -66,7 +67,7 @@ def _is_retryable(error: BaseException) -> bool:
 
 def _beyond_deadline(error: RateLimited, wait_s: float) -> LimitBeyondDeadline:
     return LimitBeyondDeadline(
-        f"{error.message} It resets in {wait_s:.0f} s, after the deadline of this call.",
+        f"{error.message} It resets in {span(wait_s)}, after the deadline of this call.",
         status=error.status,
         retry_after_s=wait_s,
         request_id=error.request_id,

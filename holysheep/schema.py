@@ -9,8 +9,8 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
 from holysheep.errors import InputError
-from holysheep.redact import shortened
 from holysheep.types import JsonObject
+from holysheep.wording import shortened
 
 # Draft 2020-12, the few words of draft 7 that it renamed, and OpenAPI's nullable.
 _KEYWORDS = frozenset(
@@ -53,6 +53,8 @@ def check_schema(schema: JsonObject, name: str = "json_schema") -> None:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
         raise InputError(f"{name} is no valid JSON Schema, {where(error)}.") from None
+    except RecursionError:
+        raise InputError(f"{name} is nested too deeply.") from None
     for path, word in _unknown_keywords(schema, "$"):
         raise InputError(
             f"{name} has the unknown keyword {shortened(word, 60)!r} at {path}. Check its spelling,"
@@ -77,7 +79,7 @@ def check_tools(tools: Any) -> list[JsonObject]:
         if not isinstance(tool, dict) or tool.get("type") != "function":
             raise InputError(f'tools: definition {number} must have "type": "function".')
         function = tool.get("function")
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        if not isinstance(function, dict) or not _is_name(function.get("name")):
             raise InputError(f"tools: definition {number} must have a function with a name.")
         unknown = sorted(set(tool) - {"type", "function", "strict"}) + sorted(
             set(function) - {"name", "description", "parameters", "strict"}
@@ -91,6 +93,10 @@ def check_tools(tools: Any) -> list[JsonObject]:
             raise InputError(f"tools: the parameters of definition {number} are no JSON Schema.")
         check_schema(parameters, f"tools: the parameters of definition {number}")
     return tools
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def where(error: ValidationError | SchemaError) -> str:

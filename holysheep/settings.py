@@ -12,6 +12,9 @@ import httpx
 from holysheep import config
 from holysheep.errors import SettingsError
 from holysheep.pricing import Price, parse_overrides
+from holysheep.wording import shortened
+
+_MAX_NUMBER = 1_000_000_000
 
 AuthHeader = Literal["bearer", "x-api-key", "both"]
 
@@ -138,8 +141,10 @@ def _decimal(raw: Mapping[str, Any], name: str) -> Decimal | None:
         number = Decimal(text)
     except InvalidOperation:
         number = Decimal("NaN")
-    if not number.is_finite() or number < 0:
-        raise SettingsError(f"{name} must be a number of at least 0, got {text[:40]!r}.")
+    if not number.is_finite() or not 0 <= number <= _MAX_NUMBER:
+        raise SettingsError(
+            f"{name} must be a number from 0 to {_MAX_NUMBER:,}, got {shortened(text, 40)!r}."
+        )
     return number
 
 
@@ -152,8 +157,11 @@ def _concurrency(raw: Mapping[str, Any]) -> int:
     number = _decimal(raw, "max_concurrency")
     if number is None:
         return config.DEFAULT_MAX_CONCURRENCY
-    if number < 1 or number != int(number) or number > 1000:
-        raise SettingsError(f"max_concurrency must be a whole number from 1 to 1000, got {number}.")
+    if not 1 <= number <= config.MAX_MAX_CONCURRENCY or number != int(number):
+        raise SettingsError(
+            f"max_concurrency must be a whole number from 1 to {config.MAX_MAX_CONCURRENCY}, got"
+            f" {number}."
+        )
     return int(number)
 
 

@@ -92,7 +92,7 @@ class Flight:
             return True
         if self._failure is None and not self._lost:
             return False
-        raise self._failure_for(position, deadline_s, leads=self._members[0] is member)
+        raise self._failure_for(position, deadline_s)
 
     def _wait_for(self, member: object, position: int, deadline_s: float) -> None:
         """Wait until there is such an event, or none will come, or it is this member's to pull."""
@@ -114,6 +114,7 @@ class Flight:
             event = next(self._source, None)
         except HolySheepError as error:
             self._failure = error
+            raise
         except BaseException:
             # A bug, or this caller being killed in mid-pull: the upstream answer is gone.
             self._lost = True
@@ -129,10 +130,9 @@ class Flight:
                 with self._changed:
                     self._changed.notify_all()
 
-    def _failure_for(self, position: int, deadline_s: float, *, leads: bool) -> Exception:
+    def _failure_for(self, position: int, deadline_s: float) -> Exception:
+        """What the failure of the one who pulled means for another member."""
         error = self._failure
-        if leads and error is not None:
-            return error
         ran_out = self._deadline_s <= self._clock.monotonic() < deadline_s
         if error is None or ran_out or _is_callers_own(error):
             if position == 0:

@@ -17,6 +17,7 @@ from jsonschema.exceptions import best_match
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from holysheep.errors import BadRequest, InvalidOutput
+from holysheep.jsontext import parse_json, with_whole_characters
 from holysheep.schema import where
 from holysheep.types import (
     Call,
@@ -29,7 +30,7 @@ from holysheep.types import (
     JsonObject,
 )
 
-_FENCE = re.compile(r"^\s*```[\w-]*\s*\n(.*?)\n?\s*```\s*$", re.DOTALL)
+_FENCE = re.compile(r"^\s*```[\w-]*\s*(.*?)\s*```\s*$", re.DOTALL)
 
 
 def parse_answer(text: str, schema: JsonObject) -> Any:
@@ -39,7 +40,7 @@ def parse_answer(text: str, schema: JsonObject) -> Any:
     """
     fenced = _FENCE.match(text)
     try:
-        value = json.loads(fenced.group(1) if fenced else text)
+        value = with_whole_characters(parse_json(fenced.group(1) if fenced else text))
     except ValueError as error:
         raise ValueError(f"the answer is not JSON ({error})") from None
     if schema:

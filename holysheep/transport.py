@@ -31,7 +31,7 @@ from holysheep.redact import redact
 from holysheep.settings import Settings
 from holysheep.tokens import estimate_prompt_tokens, estimate_tokens
 from holysheep.types import Call, Completed, Completion, Delta, Event, Usage
-from holysheep.wire import Assembler, encode, looks_like_events, server_sent_data
+from holysheep.wire import BLANK_START, Assembler, encode, looks_like_events, server_sent_data
 
 USER_AGENT = f"holysheep-for-dify/{config.VERSION}"
 
@@ -154,7 +154,7 @@ class ChatTransport:
         )
         pieces = _bounded(response.iter_bytes(), config.MAX_RESPONSE_BYTES)
         start = next(pieces, b"")
-        while len(start.strip()) < 6:
+        while len(start.lstrip(BLANK_START)) < 6:
             # A body may come in single bytes; its form shows in the first few.
             piece = next(pieces, None)
             if piece is None:

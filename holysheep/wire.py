@@ -19,6 +19,12 @@ from httpx_sse import EventSource
 
 from holysheep.errors import BadResponse, ConnectFailed
 from holysheep.faults import error_in_body
+from holysheep.jsontext import (
+    ends_in_half,
+    parse_json,
+    whole_characters,
+    with_whole_characters,
+)
 from holysheep.quirks import RENAMED
 from holysheep.types import ChatRequest, Choice, Completion, Delta, JsonObject, Usage
 
@@ -65,9 +71,13 @@ class _Pieces(httpx.SyncByteStream):
         yield b"\n\n"
 
 
+BLANK_START = b"\xef\xbb\xbf \t\r\n"
+"""What may stand before the first byte that tells what a body is: a byte order mark, blanks."""
+
+
 def looks_like_events(start: bytes) -> bool:
-    """Whether a body is an event stream, by its first bytes."""
-    return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"data:", b"event:", b"id:", b":"))
+    """Whether a body is an event stream, by its first six bytes or more."""
+    return start.lstrip(BLANK_START).startswith((b"data:", b"event:", b"id:", b":"))
 
 
 class Assembler:
@@ -171,7 +181,7 @@ class Assembler:
 
     def _note(self, part: JsonObject) -> None:
         if isinstance(part.get("model"), str) and part["model"]:
-            self._model = part["model"]
+            self._model = whole_characters(part["model"])
         usage = parse_usage(part.get("usage"))
         if usage is not None:
             self._usage = usage
@@ -201,7 +211,7 @@ class Assembler:
     def _feed_response(self, response: JsonObject) -> Iterator[Delta]:
         self._note(response)
         parts = self._parts(0)
-        for item in response.get("output") or ():
+        for item in _list_of(response.get("output")):
             yield from _some(parts.add_response_item(item, with_text=True))
         kind = f"response.{response.get('status') or 'completed'}"
         parts.finish_reason = _response_finish(kind, response, has_tools=parts.has_tools)
@@ -209,7 +219,7 @@ class Assembler:
 
     def _parsed(self, data: str | bytes) -> JsonObject:
         try:
-            parsed = _DECODER.decode(data if isinstance(data, str) else data.decode("utf-8-sig"))
+            parsed = parse_json(data)
         except ValueError:
             raise self._bad("is not valid JSON") from None
         if not isinstance(parsed, dict):
@@ -243,6 +253,7 @@ class _ChoiceParts:
         self._tools: dict[int, JsonObject] = {}
         self._logprobs: list[Any] = []
         self._think = _ThinkSplitter()
+        self._half = ""
         self.finish_reason: str | None = None
 
     @property
@@ -257,25 +268,25 @@ class _ChoiceParts:
         text = _text_of(message.get("content")) or _text_of(message.get("refusal"))
         if not text and isinstance(choice.get("text"), str):
             text = choice["text"]
-        for position, call in enumerate(message.get("tool_calls") or ()):
+        for position, call in enumerate(_list_of(message.get("tool_calls"))):
             if isinstance(call, dict):
                 self._add_tool_call(call, position)
         logprobs = choice.get("logprobs")
         if isinstance(logprobs, dict):
-            self._logprobs.extend(logprobs.get("content") or ())
+            self._logprobs.extend(_list_of(logprobs.get("content")))
         if isinstance(choice.get("finish_reason"), str):
             self.finish_reason = choice["finish_reason"]
         thought = ""
         if text:
-            text, thought = self._think.feed(text)
-        return self._delta(text, reasoning + thought)
+            text, thought = self._think.feed(self._whole(text))
+        return self._delta(text, whole_characters(reasoning) + thought)
 
     def add_text(self, text: str) -> Delta | None:
-        text, thought = self._think.feed(text)
+        text, thought = self._think.feed(self._whole(text))
         return self._delta(text, thought)
 
     def add_reasoning(self, text: str) -> Delta | None:
-        return self._delta("", text)
+        return self._delta("", whole_characters(text))
 
     def add_response_item(self, item: Any, *, with_text: bool) -> Delta | None:
         """Take an output item of the Responses API; its text only where it came in no deltas."""
@@ -298,8 +309,17 @@ class _ChoiceParts:
 
     def flush(self) -> tuple[str, str]:
         text, reasoning = self._think.flush()
+        if self._half:
+            text, self._half = text + whole_characters(self._half), ""
         self._delta(text, reasoning)
         return text, reasoning
+
+    def _whole(self, text: str) -> str:
+        """``text`` without a half of a character at its end, which waits for the other half."""
+        text, self._half = self._half + text, ""
+        if ends_in_half(text):
+            text, self._half = text[:-1], text[-1]
+        return whole_characters(text)
 
     def build(self, index: int) -> Choice:
         finish = self.finish_reason or ("tool_calls" if self._tools else "stop")
@@ -308,8 +328,10 @@ class _ChoiceParts:
             text="".join(self._texts),
             reasoning="".join(self._reasonings),
             finish_reason=finish,
-            tool_calls=tuple(self._tools[key] for key in sorted(self._tools)),
-            logprobs={"content": self._logprobs} if self._logprobs else None,
+            tool_calls=tuple(
+                with_whole_characters(self._tools[key]) for key in sorted(self._tools)
+            ),
+            logprobs={"content": with_whole_characters(self._logprobs)} if self._logprobs else None,
         )
 
     def _delta(self, text: str, reasoning: str) -> Delta | None:
@@ -471,6 +493,10 @@ def _text_of(content: Any) -> str:
     )
 
 
+def _list_of(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _some(delta: Delta | None) -> Iterator[Delta]:
     if delta is not None:
         yield delta
@@ -487,11 +513,3 @@ def _response_finish(kind: str, response: Any, *, has_tools: bool) -> str:
 def _overlap(text: str, tag: str) -> int:
     """How many characters at the end of ``text`` may be the beginning of ``tag``."""
     return next((n for n in range(len(tag) - 1, 0, -1) if text.endswith(tag[:n])), 0)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(name)
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-"""Strict: NaN and Infinity are no JSON, and would poison costs and latencies."""

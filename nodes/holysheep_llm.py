@@ -48,6 +48,7 @@ class HolySheepLLMNode(Tool):
         if params.answer_schema is None:
             for piece in _adapter.paced(answer):
                 yield self.create_text_message(piece)
+            _adapter.check_fits("tool calls", answer.result.tool_calls)
         else:
             result = answer.wait()
             _adapter.check_fits("JSON", result.structured)
