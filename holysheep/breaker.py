@@ -21,7 +21,7 @@ from typing import Literal
 from cachetools import LRUCache
 
 from holysheep import config
-from holysheep.errors import CircuitOpen, HolySheepError, RefusedLocally
+from holysheep.errors import CircuitOpen, HolySheepError, LimitBeyondDeadline, RefusedLocally
 from holysheep.ports import Clock
 from holysheep.types import Call, Event, Handler
 from holysheep.wording import span
@@ -148,7 +148,8 @@ class BreakerLayer:
                 # Once it answers at all it is alive; a stream that breaks later still fails it.
                 verdict = "success"
                 yield event
-        except RefusedLocally:
+        except (RefusedLocally, LimitBeyondDeadline):
+            # Nothing was sent: the limiter above the wire had no room.
             verdict = "none"
             raise
         except HolySheepError as error:

@@ -29,9 +29,11 @@ READ_TIMEOUT_S = 600.0
 # An answer larger than this is no chat completion. Bounds what one broken server can make a
 # process hold; a million tokens are about 5 MB.
 MAX_RESPONSE_BYTES = 32 * 1024 * 1024
-MAX_ERROR_BODY_BYTES = 64 * 1024
+MAX_ERROR_BODY_BYTES = 1024 * 1024
 # After [DONE] the rest of the body is read so that the connection can be used again, up to here.
 MAX_DRAIN_BYTES = 64 * 1024
+# ... and for so long: the caller has his answer already.
+MAX_DRAIN_S = 0.1
 
 # Retry: full jitter over 0.5 s, 1 s, 2 s, 4 s, then 8 s.
 BACKOFF_BASE_S = 0.5

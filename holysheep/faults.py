@@ -148,11 +148,11 @@ def looks_like_page(body: bytes, content_type: str) -> bool:
 def _read(body: bytes, content_type: str, wall_s: float) -> tuple[Fault, bool]:
     if looks_like_page(body, content_type):
         return Fault(), True
-    text = body.decode(errors="replace").strip()
     try:
-        data = parse_json(text)
+        data = parse_json(body)
     except ValueError:
-        return Fault(message=text), False
+        # Text of whatever origin: a proxy's page, a traceback, a body that repeats the request.
+        return Fault(), False
     return (_fault(data, wall_s) if isinstance(data, dict) else Fault()), False
 
 
@@ -193,7 +193,7 @@ def _reset_after(data: Mapping[str, Any], wall_s: float) -> float | None:
 
 def _status_of(fault: Fault, error: Any) -> int:
     for word in (fault.code, str(error.get("status", "")) if isinstance(error, dict) else ""):
-        if word.isdecimal() and 400 <= int(word) <= 599:
+        if len(word) == 3 and word.isdecimal() and 400 <= int(word) <= 599:
             return int(word)
     for word in (fault.code.lower(), fault.kind.lower()):
         if word in _STATUS_OF_CODE:
@@ -249,6 +249,12 @@ def _build(
             retry_after_s=wait_s,
             **known,
         )
+    if status < 300:
+        return BadResponse(
+            f"The gateway answered with HTTP {status} instead of an answer. Check the base"
+            f" URL.{ended}",
+            **known,
+        )
     if status < 400:
         return BadResponse(
             f"The gateway answered with a redirect (HTTP {status}), which is not followed."
@@ -285,6 +291,6 @@ def _number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

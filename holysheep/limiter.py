@@ -121,6 +121,10 @@ class Gate:
             return math.inf
         return 0.0
 
+    def is_quiet(self, now_s: float) -> bool:
+        """Whether nothing is left of a pause but the memory of it."""
+        return now_s >= self.until_s and not self._out
+
     def enter(self) -> int:
         """A call passes; returns the number of the pause that it passed after."""
         self._out += 1
@@ -144,7 +148,9 @@ class Gate:
             self._strikes += 1
             self._paused_at_s = now_s
         if seconds is None:
-            seconds = min(config.PAUSE_MAX_S, config.PAUSE_BASE_S * 2.0 ** (self._strikes - 1))
+            seconds = min(
+                config.PAUSE_MAX_S, config.PAUSE_BASE_S * 2.0 ** min(10, self._strikes - 1)
+            )
         self.until_s = max(self.until_s, now_s + seconds)
         self.allowance = 1
         self._pause += 1
@@ -164,7 +170,6 @@ class RateLimiter:
         self._gate = Gate()
         self._model_gates: dict[str, Gate] = {}
         self._queue: deque[_Waiter] = deque()
-        self._queued_tokens = 0.0
 
     @property
     def limits_tokens(self) -> bool:
@@ -176,7 +181,8 @@ class RateLimiter:
         """Whether forgetting this limiter would lose nothing."""
         with self._lock:
             full = all(bucket.is_full for bucket in (self._requests, self._tokens) if bucket)
-            return full and not self._queue and self._gate.allowance is None
+            quiet = self._gate.is_quiet(self._clock.monotonic())
+            return full and quiet and not self._queue
 
     def resize(self, requests_per_minute: float, tokens_per_minute: float) -> None:
         """Change the limits; callers that wait are served by the new ones."""
@@ -201,7 +207,6 @@ class RateLimiter:
             self._refuse_if_hopeless(waiter, deadline_s)
             waiter.condition = self._clock.condition()
             self._queue.append(waiter)
-            self._queued_tokens += tokens
         try:
             while True:
                 with self._lock:
@@ -217,7 +222,6 @@ class RateLimiter:
         finally:
             with self._lock:
                 self._queue.remove(waiter)
-                self._queued_tokens -= tokens
                 self._poke_next()
 
     def pause(self, model: str, seconds: float | None, *, admitted_s: float = math.inf) -> None:
@@ -229,6 +233,9 @@ class RateLimiter:
             now = self._clock.monotonic()
             for gate in (self._gate, self._model_gates.setdefault(model, Gate())):
                 gate.pause(now, seconds, admitted_s)
+            for waiter in self._queue:
+                # Those who would wait in vain are told at once.
+                waiter.poke()
 
     def _gate_of(self, waiter: "_Waiter") -> Gate | None:
         return self._model_gates.get(waiter.model) if waiter.is_fallback else self._gate
@@ -260,7 +267,7 @@ class RateLimiter:
             self._requests.settle(-1.0)
         if self._tokens:
             self._tokens.settle(-waiter.tokens)
-        gates = [self._gate]
+        gates = [] if waiter.is_fallback else [self._gate]
         if waiter.model in self._model_gates:
             gates.append(self._model_gates[waiter.model])
         return Reservation(
@@ -281,12 +288,15 @@ class RateLimiter:
         held = self._gate_delay(waiter, now)
         if math.isfinite(held) and now + held > deadline_s:
             raise self._refusal(waiter, held)
+        # Those whom a pause holds back for longer are not ahead.
+        before = [other for other in self._queue if self._gate_delay(other, now) <= held]
         ahead = 0.0
         if self._requests:
-            ahead = self._requests.drain_time(len(self._queue) + 1)
+            ahead = self._requests.drain_time(len(before) + 1)
         if self._tokens:
-            own = min(waiter.tokens, self._tokens.rate)
-            ahead = max(ahead, self._tokens.drain_time(self._queued_tokens + own))
+            size = self._tokens.rate
+            needed = sum(min(other.tokens, size) for other in (*before, waiter))
+            ahead = max(ahead, self._tokens.drain_time(needed))
         if now + ahead > deadline_s:
             raise self._refusal(waiter, ahead)
 
@@ -296,25 +306,26 @@ class RateLimiter:
         if gate is not None and now < gate.until_s:
             left = gate.until_s - now
             return LimitBeyondDeadline(
-                f"Rate limit of the gateway: it resets in {span(left)}, after the deadline"
-                " of this call. Try again then, or raise timeout_s.",
+                f"Rate limit of the gateway: it resets in {span(left)}, after the deadline of this"
+                " call. Try again then, or raise timeout_s.",
                 status=429,
                 retry_after_s=left,
+            )
+        if gate is not None and math.isinf(gate.delay(now)):
+            return LimitBeyondDeadline(
+                "Rate limit of the gateway: the first call let through since it was reached has no"
+                " answer yet, and this call's deadline is over. Try again, or raise timeout_s.",
+                status=429,
             )
         rates = [
             f"{bucket.rate:g} {what} per minute"
             for bucket, what in ((self._requests, "requests"), (self._tokens, "tokens"))
             if bucket
         ]
-        limit = f"limit of {' and '.join(rates)}" if rates else "pause after a rate limit"
-        when = (
-            f"the next place is free in {span(delay)}"
-            if math.isfinite(delay)
-            else ("no place became free in time")
-        )
+        free = f"the next place is free in {span(delay)}" if math.isfinite(delay) else "others wait"
         return LimiterTimeout(
-            f"The {limit} of this credential leaves no room before the deadline: {when}."
-            " Raise timeout_s, or the limit in the credential.",
+            f"The limit of {' and '.join(rates)} of this credential leaves no room before the"
+            f" deadline: {free}. Raise timeout_s, or the limit in the credential.",
             retry_after_s=delay if math.isfinite(delay) else None,
         )
 

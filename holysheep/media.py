@@ -4,6 +4,7 @@ The host hands a plugin URLs that only it can reach, so the bytes travel with th
 """
 
 import base64
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ import httpx
 
 from holysheep import config
 from holysheep.errors import InputError
+from holysheep.inflate import inflated
 from holysheep.network import limits
 from holysheep.pool import PooledTransport
 from holysheep.ports import Clock
@@ -73,7 +75,7 @@ def fetch_file(url: str, name: str, *, clock: Clock, deadline_s: float) -> bytes
             return b"".join(_bounded(response, shown))
         finally:
             response.close()
-    except (httpx.TransportError, httpx.DecodingError):
+    except (httpx.TransportError, zlib.error):
         raise InputError(
             f"The file {shown!r} could not be fetched from Dify. The plugin must be able to reach"
             " FILES_URL or INTERNAL_FILES_URL of Dify's environment."
@@ -82,7 +84,7 @@ def fetch_file(url: str, name: str, *, clock: Clock, deadline_s: float) -> bytes
 
 def _bounded(response: httpx.Response, shown: str) -> Iterator[bytes]:
     total = 0
-    for piece in response.iter_bytes():
+    for piece in inflated(response.iter_raw(), response.headers.get("content-encoding", "")):
         total += len(piece)
         if total > config.MAX_FILE_BYTES:
             raise InputError(f"The file {shown!r} is larger than {_limit()}.")

@@ -16,10 +16,11 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 import httpx
+from socksio import SOCKSError
 
 from holysheep import config
 from holysheep.fair import FairSemaphore
-from holysheep.network import DeadlineBackend
+from holysheep.network import DeadlineBackend, DeadlineStream, Unanswered
 from holysheep.ports import Clock
 
 _ERRORS: dict[type[Exception], type[httpx.TransportError]] = {
@@ -39,14 +40,6 @@ _ERRORS: dict[type[Exception], type[httpx.TransportError]] = {
     httpcore.ProtocolError: httpx.ProtocolError,
 }
 
-_STALE = (
-    httpcore.RemoteProtocolError,
-    httpcore.ReadError,
-    httpcore.WriteError,
-    httpcore.ConnectionNotAvailable,
-)
-"""How a dead kept-alive connection shows itself."""
-
 
 class PooledTransport(httpx.BaseTransport):
     """Sends requests to one origin over kept-alive connections.
@@ -65,7 +58,8 @@ class PooledTransport(httpx.BaseTransport):
     ) -> None:
         self._origin = _origin(httpx.URL(base_url))
         self._clock = clock
-        self._factory = _connection_factory(httpx.URL(base_url), DeadlineBackend(clock))
+        self._backend = DeadlineBackend(clock)
+        self._factory = _connection_factory(httpx.URL(base_url), self._backend)
         self._slots = FairSemaphore(max_connections, clock)
         self._max_idle = max_idle
         self._idle: list[httpcore.ConnectionInterface] = []
@@ -110,17 +104,22 @@ class PooledTransport(httpx.BaseTransport):
         connection = self._pop_idle()
         if connection is not None:
             try:
-                return connection, connection.handle_request(request)
-            except _STALE:
+                response = connection.handle_request(request)
+            except (Unanswered, httpcore.ConnectionNotAvailable):
                 connection.close()
             except BaseException:
                 connection.close()
                 raise
+            else:
+                if _answers_this_request(response):
+                    return connection, response
+                connection.close()
         connection = self._factory.create_connection(self._origin)
         try:
             return connection, connection.handle_request(request)
         except BaseException:
             connection.close()
+            self._backend.abandon()
             raise
 
     def _pop_idle(self) -> httpcore.ConnectionInterface | None:
@@ -186,6 +185,16 @@ class _ResponseStream(httpx.SyncByteStream):
             self._pool.give_back(self._connection)
 
 
+def _answers_this_request(response: httpcore.Response) -> bool:
+    """Whether a response came after the request that it is taken for.
+
+    A server that sends more than one answer leaves the rest behind; on a kept-alive connection
+    that would be read as the answer to the next request, before that was even sent.
+    """
+    stream = response.extensions.get("network_stream")
+    return not (isinstance(stream, DeadlineStream) and stream.is_unanswered)
+
+
 def _to_core(request: httpx.Request) -> httpcore.Request:
     url = request.url
     return httpcore.Request(
@@ -203,6 +212,8 @@ def _translated(error: BaseException, request: httpx.Request) -> BaseException:
     for kind, counterpart in _ERRORS.items():
         if isinstance(error, kind):
             return counterpart(str(error), request=request)
+    if isinstance(error, SOCKSError):
+        return httpx.ProxyError(str(error), request=request)
     return error
 
 

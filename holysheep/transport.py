@@ -5,7 +5,9 @@ whichever was asked for. Everything that can go wrong on the way becomes an erro
 """
 
 import json
+import zlib
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -23,7 +25,8 @@ from holysheep.errors import (
     UpstreamError,
 )
 from holysheep.faults import REQUEST_ID_HEADERS, error_for, looks_like_page
-from holysheep.network import limits
+from holysheep.inflate import ACCEPTED, inflated
+from holysheep.network import Limit, limits
 from holysheep.pool import PooledTransport
 from holysheep.ports import Clock
 from holysheep.quirks import Quirks
@@ -64,10 +67,8 @@ class ChatTransport:
         except httpx.TransportError as error:
             past_deadline = self._clock.monotonic() >= call.deadline_s
             raise connection_error(error, past_deadline=past_deadline) from error
-        except httpx.DecodingError as error:
-            raise BadResponse(
-                "The gateway's answer could not be decompressed. Try again."
-            ) from error
+        except zlib.error as error:
+            raise _not_inflatable() from error
         finally:
             call.trace.upstream_s += self._clock.monotonic() - began
         yield Completed(completion)
@@ -124,12 +125,14 @@ class ChatTransport:
         try:
             response = self._pool.handle_request(request)
             try:
-                body = b"".join(_bounded(response.iter_bytes(), config.MAX_RESPONSE_BYTES))
+                body = b"".join(_bounded(_content(response), config.MAX_RESPONSE_BYTES))
             finally:
                 response.close()
         except httpx.TransportError as error:
             past_deadline = self._clock.monotonic() >= deadline_s
             raise connection_error(error, past_deadline=past_deadline) from error
+        except zlib.error as error:
+            raise _not_inflatable() from error
         return response.status_code, response.headers, body
 
     def _limits(self, deadline_s: float) -> dict[str, float]:
@@ -152,7 +155,7 @@ class ChatTransport:
             wall_s=self._clock.wall(),
             secrets=self._secrets,
         )
-        pieces = _bounded(response.iter_bytes(), config.MAX_RESPONSE_BYTES)
+        pieces = _bounded(_content(response), config.MAX_RESPONSE_BYTES)
         start = next(pieces, b"")
         while len(start.lstrip(BLANK_START)) < 6:
             # A body may come in single bytes; its form shows in the first few.
@@ -167,7 +170,7 @@ class ChatTransport:
                     assembler.finished = True
                     break
                 yield from assembler.feed_data(data)
-            _drain(pieces)
+            self._drain(response, pieces)
         else:
             body = start + b"".join(pieces)
             if looks_like_page(body, headers.get("content-type", "")):
@@ -184,22 +187,38 @@ class ChatTransport:
         return completion
 
     def _failure(self, response: httpx.Response, call: Call) -> UpstreamError:
-        body = b"".join(_bounded(response.iter_bytes(), config.MAX_ERROR_BODY_BYTES, cut=True))
+        body = bytearray()
+        # The status says what happened, also where the body behind it breaks off or never ends.
+        with suppress(httpx.TransportError, zlib.error):
+            for piece in _bounded(_content(response), config.MAX_ERROR_BODY_BYTES, cut=True):
+                body += piece
         return error_for(
             response.status_code,
             response.headers,
-            body,
+            bytes(body),
             model=call.request.model,
             wall_s=self._clock.wall(),
             secrets=self._secrets,
         )
+
+    def _drain(self, response: httpx.Response, pieces: Iterator[bytes]) -> None:
+        """Read what follows the end of the answer, so that the connection can be used again."""
+        limit: Limit = response.request.extensions["timeout"]["read"]
+        limit.deadline_s = min(limit.deadline_s, self._clock.monotonic() + config.MAX_DRAIN_S)
+        left = config.MAX_DRAIN_BYTES
+        # The answer is complete: whatever happens now, only the connection is lost.
+        with suppress(httpx.TransportError, zlib.error, BadResponse):
+            for piece in pieces:
+                left -= len(piece)
+                if left < 0:
+                    return
 
 
 def request_headers(settings: Settings) -> list[tuple[str, str]]:
     """The headers of every request of a credential."""
     headers = [
         ("accept", "application/json, text/event-stream"),
-        ("accept-encoding", "gzip, deflate"),
+        ("accept-encoding", ACCEPTED),
         ("content-type", "application/json"),
         ("user-agent", USER_AGENT),
     ]
@@ -279,14 +298,9 @@ def _bounded(pieces: Iterator[bytes], limit: int, *, cut: bool = False) -> Itera
         yield piece
 
 
-def _drain(pieces: Iterator[bytes]) -> None:
-    """Read what follows the end of the answer, so that the connection can be used again."""
-    left = config.MAX_DRAIN_BYTES
-    try:
-        for piece in pieces:
-            left -= len(piece)
-            if left < 0:
-                return
-    except (httpx.TransportError, BadResponse):
-        # The answer is complete; only the connection is lost.
-        return
+def _content(response: httpx.Response) -> Iterator[bytes]:
+    return inflated(response.iter_raw(), response.headers.get("content-encoding", ""))
+
+
+def _not_inflatable() -> BadResponse:
+    return BadResponse("The gateway's answer could not be decompressed. Try again.")

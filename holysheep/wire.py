@@ -9,7 +9,6 @@ Sources: platform.openai.com/docs/api-reference/chat and /responses-streaming, r
 """
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -27,6 +26,10 @@ from holysheep.jsontext import (
 )
 from holysheep.quirks import RENAMED
 from holysheep.types import ChatRequest, Choice, Completion, Delta, JsonObject, Usage
+
+# Beyond these a count or cost is no report but a fault.
+_MAX_TOKENS = 10**9
+_MAX_COST_USD = 10**6
 
 
 def encode(request: ChatRequest, *, stream: bool, left_out: tuple[str, ...] = ()) -> bytes:
@@ -64,20 +67,34 @@ class _Pieces(httpx.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         first = True
+        line = b""
         for piece in self._pieces:
             yield piece.removeprefix(b"\xef\xbb\xbf") if first else piece
             first = False
-        # Ends an event that the server did not end before it closed.
-        yield b"\n\n"
+            line = (line + piece).rpartition(b"\n")[2]
+        # Ends an event that the server did not end before it closed, unless it was cut off.
+        if not line or _is_whole(line):
+            yield b"\n\n"
+
+
+def _is_whole(line: bytes) -> bool:
+    data = line.partition(b":")[2].strip()
+    try:
+        return data == b"[DONE]" or bool(parse_json(data))
+    except ValueError:
+        return False
 
 
 BLANK_START = b"\xef\xbb\xbf \t\r\n"
 """What may stand before the first byte that tells what a body is: a byte order mark, blanks."""
 
 
+_EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+
 def looks_like_events(start: bytes) -> bool:
     """Whether a body is an event stream, by its first six bytes or more."""
-    return start.lstrip(BLANK_START).startswith((b"data:", b"event:", b"id:", b":"))
+    return start.lstrip(BLANK_START).startswith(_EVENT_FIELDS)
 
 
 class Assembler:
@@ -141,7 +158,10 @@ class Assembler:
             delta = parts.feed(choice)
             if delta is not None:
                 yield delta
-            self.finished = self.finished or parts.finish_reason is not None
+        if self._choices:
+            self.finished = self.finished or all(
+                parts.finish_reason is not None for parts in self._choices.values()
+            )
 
     def finish(self) -> Completion:
         """The completion; call it when the body has ended."""
@@ -214,6 +234,8 @@ class Assembler:
         for item in _list_of(response.get("output")):
             yield from _some(parts.add_response_item(item, with_text=True))
         kind = f"response.{response.get('status') or 'completed'}"
+        if kind not in ("response.completed", "response.incomplete"):
+            raise self._bad("did not complete")
         parts.finish_reason = _response_finish(kind, response, has_tools=parts.has_tools)
         self.finished = True
 
@@ -274,7 +296,7 @@ class _ChoiceParts:
         logprobs = choice.get("logprobs")
         if isinstance(logprobs, dict):
             self._logprobs.extend(_list_of(logprobs.get("content")))
-        if isinstance(choice.get("finish_reason"), str):
+        if isinstance(choice.get("finish_reason"), str) and choice["finish_reason"]:
             self.finish_reason = choice["finish_reason"]
         thought = ""
         if text:
@@ -378,6 +400,7 @@ class _ThinkSplitter:
     def __init__(self) -> None:
         self._state = "start"
         self._held = ""
+        self._thought = False
 
     def feed(self, piece: str) -> tuple[str, str]:
         """The text and the reasoning in ``piece``, as far as they are certain."""
@@ -395,13 +418,17 @@ class _ThinkSplitter:
                 return self._as_text()
         if self._state == "thinking":
             thought, closed, rest = self._held.partition(self._CLOSE)
+            if not self._thought:
+                thought = thought.lstrip()
             if not closed:
-                certain = len(self._held) - _overlap(self._held, self._CLOSE)
-                thought, self._held = self._held[:certain], self._held[certain:]
+                # White space at the end may be the last, which does not count.
+                certain = len(thought[: len(thought) - _overlap(thought, self._CLOSE)].rstrip())
+                thought, self._held = thought[:certain], thought[certain:]
+                self._thought = self._thought or bool(thought)
                 return "", thought
             self._held, self._state = rest, "after"
             text, _ = self.feed("")
-            return text, thought
+            return text, thought.rstrip()
         self._held = self._held.lstrip("\n")
         return self._as_text() if self._held else ("", "")
 
@@ -409,7 +436,7 @@ class _ThinkSplitter:
         """What is left when the answer has ended."""
         held, self._held = self._held, ""
         if self._state == "thinking":
-            return "", held
+            return "", held.rstrip()
         self._state = "text"
         return held, ""
 
@@ -463,7 +490,7 @@ def _first(raw: JsonObject, *names: str) -> Any:
 def _count(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value) if 0 <= value < math.inf and value == int(value) else None
+    return int(value) if 0 <= value <= _MAX_TOKENS and value == int(value) else None
 
 
 def _detail(details: Any, name: str) -> int:
@@ -474,10 +501,10 @@ def _cost(value: Any) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        cost = Decimal(str(value))
-    except InvalidOperation:
+        cost = Decimal(str(value)[:64])
+    except (InvalidOperation, ValueError):
         return None
-    return cost if cost.is_finite() and cost >= 0 else None
+    return cost if cost.is_finite() and 0 <= cost <= _MAX_COST_USD else None
 
 
 def _text_of(content: Any) -> str:

@@ -7,11 +7,11 @@ def shortened(text: str, limit: int = 200) -> str:
 
 
 def span(seconds: float) -> str:
-    """A span of time: ``0.4 s``, ``42 s``, ``3600 s (1 h)``."""
+    """A span of time: ``0.4 s``, ``42 s``, ``7200 s (2.0 h)``."""
     if seconds < 10:
-        return f"{seconds:.2g} s"
+        return f"{seconds:.1f} s"
     shown = f"{seconds:.0f} s"
     if seconds < 120:
         return shown
     minutes = seconds / 60
-    return f"{shown} ({minutes:.0f} min)" if minutes < 120 else f"{shown} ({minutes / 60:.1f} h)"
+    return f"{shown} ({minutes:.0f} min)" if minutes < 90 else f"{shown} ({minutes / 60:.1f} h)"
