@@ -72,8 +72,19 @@ class CircuitBreaker:
                 self._probing = True
                 return self._epoch
             left = max(0.0, self._left())
+        raise self._refusal(left)
+
+    def recheck(self, epoch: int) -> None:
+        """Raise ``CircuitOpen`` if the breaker has opened since a call was admitted."""
+        with self._lock:
+            if epoch == self._epoch or self._state == "closed":
+                return
+            left = max(0.0, self._left())
+        raise self._refusal(left)
+
+    def _refusal(self, left: float) -> CircuitOpen:
         when = f"it is tried again in {span(left)}" if left else "a first call is trying it now"
-        raise CircuitOpen(
+        return CircuitOpen(
             f"The gateway failed {self._threshold} times in a row for this model, so it is not"
             f" called for a while; {when}.",
             retry_after_s=left,
@@ -141,7 +152,7 @@ class BreakerLayer:
     def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
         """Pass the call on if the breaker lets it, and report the outcome."""
         breaker = self._breaker_of(call.request.model)
-        epoch = breaker.admit()
+        epoch = call.trace.breaker_epoch = breaker.admit()
         verdict: Verdict = "none"
         try:
             for event in proceed(call):
@@ -157,3 +168,15 @@ class BreakerLayer:
             raise
         finally:
             breaker.report(epoch, verdict)
+
+
+class BreakerRecheck:
+    """Stops a call that waited for its turn while the breaker opened."""
+
+    def __init__(self, breaker_of: Callable[[str], CircuitBreaker]) -> None:
+        self._breaker_of = breaker_of
+
+    def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
+        """Pass the call on, unless the model has failed in the meantime."""
+        self._breaker_of(call.request.model).recheck(call.trace.breaker_epoch)
+        return proceed(call)

@@ -1,19 +1,20 @@
 """Spend limits that hold under concurrency: reserve the worst case, settle with the truth.
 
-Before a call its worst case (the estimated prompt and the longest answer it allows, at the dearest
-of its models) is held; afterwards it is replaced by what the call cost. Calls that run at the same
-time see each other's holds, so together they cannot pass a limit by more than the error of one
-call's prompt estimate. Days and months are UTC. The spend is that of this process.
+Before a call its worst case (no tokenizer makes more tokens of a prompt than it has bytes, and the
+longest answer it allows, at the dearest of its models) is held; afterwards it is replaced by what
+the call cost. Calls that run at the same time see each other's holds, so together they do not pass
+a limit. Days and months are UTC. The spend is that of this process.
 """
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+from holysheep import config
 from holysheep.errors import BudgetExceeded
 from holysheep.ports import Clock
 from holysheep.pricing import PriceBook
-from holysheep.tokens import estimate_prompt_tokens, max_completion_tokens
+from holysheep.tokens import max_completion_tokens, most_prompt_tokens
 from holysheep.types import Call, Completed, Completion, Event, Handler, Usage
 
 
@@ -36,7 +37,8 @@ class Budget:
     def is_idle(self) -> bool:
         """Whether forgetting this budget would lose nothing."""
         with self._lock:
-            return not self._held and not self._spent
+            current = {self._period(name)[0] for name in self._limits}
+            return not self._held and not current & set(self._spent)
 
     def resize(self, daily: Decimal | None, monthly: Decimal | None) -> None:
         """Change the limits; what was spent stays spent."""
@@ -108,9 +110,13 @@ class BudgetLayer:
         return worst if cost is None else cost
 
     def _worst_case(self, call: Call) -> Decimal:
-        usage = Usage(
-            prompt_tokens=estimate_prompt_tokens(call.request),
-            completion_tokens=max_completion_tokens(call.request),
+        prompt = most_prompt_tokens(call.request)
+        answer = max_completion_tokens(call.request) or config.MAX_MAX_TOKENS
+        # The prompt may count as fresh, or as written to the provider's cache.
+        usages = (
+            Usage(prompt_tokens=prompt, completion_tokens=answer),
+            Usage(prompt_tokens=prompt, cache_write_tokens=prompt, completion_tokens=answer),
+            Usage(prompt_tokens=prompt, cached_tokens=prompt, completion_tokens=answer),
         )
         worst = Decimal(0)
         for model in (call.request.model, *call.policy.fallback_models):
@@ -120,7 +126,7 @@ class BudgetLayer:
                     f"The model {model!r} has no price, so a budget cannot be held for it. Add it"
                     " to price_overrides in the credential."
                 )
-            worst = max(worst, price.cost(usage))
+            worst = max(worst, *(price.cost(usage) for usage in usages))
         return worst
 
 

@@ -1,7 +1,7 @@
 """Answers that were given before, within one credential.
 
 *Key.* SHA-256 over the canonical body that is sent, so every parameter that changes the answer
-changes the key; hashed with the partition (an app or a user) where the caller asked for one. The
+changes the key; hashed with the partition (an app or a user) and the schema, where there are. The
 credential's fingerprint is no part of the key but selects the shelf: there is no way to reach an
 entry of another credential.
 
@@ -12,6 +12,7 @@ that model, never for the one that failed.
 first. An expired entry stays until then, for callers that want a stale answer rather than an error.
 """
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from cachetools import LRUCache
 from holysheep import config
 from holysheep.errors import HolySheepError
 from holysheep.ports import Clock
-from holysheep.types import Call, ChatRequest, Choice, Completed, Completion, Delta, Event, Handler
+from holysheep.types import Call, Choice, Completed, Completion, Delta, Event, Handler
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +150,16 @@ class _Shelf:
         self._cache.put(self._owner, key, completion, ttl_s)
 
 
-def cache_key(request: ChatRequest, partition: str = "") -> bytes:
-    """The key of a request within its credential, 32 bytes."""
-    if not partition:
-        return request.digest()
-    return sha256(partition.encode() + b"\0" + request.digest()).digest()
-
-
 def key_of(call: Call) -> bytes:
-    """The cache key of a call."""
-    return cache_key(call.request, call.policy.cache_partition)
+    """The cache key of a call within its credential, 32 bytes."""
+    policy = call.policy
+    digest = call.request.digest()
+    if not policy.cache_partition and policy.answer_schema is None:
+        return digest
+    # An answer that was checked against one schema is none for another, even if both were sent
+    # with the same body.
+    schema = json.dumps(policy.answer_schema, sort_keys=True)
+    return sha256(f"{policy.cache_partition}\0{schema}\0".encode() + digest).digest()
 
 
 class CacheLookup:
@@ -223,11 +224,9 @@ class CacheFill:
     def _store(self, call: Call, completion: Completion) -> None:
         if not is_storable(completion):
             return
-        request = call.request
-        if completion.asked_model != request.model:
-            request = request.with_model(completion.asked_model)
-        key = cache_key(request, call.policy.cache_partition)
-        self._answers.put(key, completion, call.policy.cache_ttl_s)
+        if completion.asked_model != call.request.model:
+            call = call.asking(call.request.with_model(completion.asked_model))
+        self._answers.put(key_of(call), completion, call.policy.cache_ttl_s)
 
 
 def is_storable(completion: Completion) -> bool:
@@ -260,5 +259,5 @@ def _size_bytes(completion: Completion) -> int:
 
 def _choice_bytes(choice: Choice) -> int:
     extras = str(choice.tool_calls or "") + str(choice.logprobs or "")
-    # Parsed JSON takes several times its text; structured output is bounded by the text it is in.
+    # Parsed JSON takes several times its text.
     return sys.getsizeof(choice.text) + sys.getsizeof(choice.reasoning) + 4 * len(extras)

@@ -49,6 +49,9 @@ def _reports_errors[**P](command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+        except UnicodeDecodeError:
+            click.echo("error: invalid_input: The input is not UTF-8 text.", err=True)
+            sys.exit(2)
         except HolySheepError as error:
             click.echo(f"error: {error.error_type}: {error}", err=True)
             sys.exit(exit_code(error))
@@ -116,7 +119,7 @@ def chat(
         messages.insert(0, {"role": "system", "content": system})
     given = {name: value for name, value in params.items() if value not in (None, ())}
     if json_schema is not None:
-        given["json_schema"] = json_schema.read()
+        given["json_schema"] = json_schema.read() or "-"
     with Client(api_key, base_url=base_url) as client:
         if stream and not as_json:
             for delta in client.stream(messages, **given):

@@ -13,6 +13,8 @@ DEFAULT_MAX_CONCURRENCY = 20
 # As many calls as the Dify SDK runs at a time.
 MAX_MAX_CONCURRENCY = 1000
 MIN_KEY_LENGTH = 20
+# A wrong value longer than this is not repeated in a message: it may be a key in the wrong field.
+MAX_SHOWN_CHARS = 14
 
 # Connections. As many kept alive as may be in flight, so that a burst does not dial anew, and 20
 # at least. Idle ones are dropped after 30 s, before the 60 to 75 s that servers commonly allow.
@@ -41,6 +43,8 @@ BACKOFF_MAX_S = 8.0
 # A 429 without a time: how long the whole credential holds back, doubled for each in a row.
 PAUSE_BASE_S = 1.0
 PAUSE_MAX_S = 30.0
+# The longest that a 429 for one model holds back the credential's calls to others.
+SHARED_PAUSE_MAX_S = 60.0
 
 # Circuit breaker.
 BREAKER_FAILURES = 5
@@ -58,6 +62,7 @@ MAX_CREDENTIALS = 1000
 MAX_BREAKERS = 10_000
 
 # Node inputs.
+MAX_MAX_TOKENS = 1_000_000
 MAX_INPUT_CHARS = 1_000_000
 MAX_FILE_BYTES = 20 * 1024 * 1024
 MAX_IMAGES = 20

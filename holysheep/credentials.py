@@ -14,9 +14,10 @@ from holysheep.errors import (
     HolySheepError,
     SettingsError,
 )
-from holysheep.faults import error_for, looks_like_page
+from holysheep.faults import error_for, error_in_body, looks_like_page
 from holysheep.jsontext import parse_json
 from holysheep.ports import Clock
+from holysheep.types import JsonObject
 from holysheep.wording import shortened
 
 CHECK_TIMEOUT_S = 20.0
@@ -31,10 +32,10 @@ def list_models(engine: Engine, *, clock: Clock, timeout_s: float = CHECK_TIMEOU
     deadline_s = clock.monotonic() + timeout_s
     status, headers, body = engine.transport.get("/models", deadline_s)
     _raise_for(engine, "/models", status, headers, body, clock)
-    data = parse_json(body).get("data")
-    if not isinstance(data, list):
-        raise _no_api(engine)
-    return sorted(str(model["id"]) for model in data if isinstance(model, dict) and "id" in model)
+    data = parse_json(body)["data"]
+    ids = (model.get("id") for model in data if isinstance(model, dict))
+    # An id is one line, whatever a gateway calls its models.
+    return sorted(" ".join(name.split()) for name in ids if isinstance(name, str) and name.strip())
 
 
 def check_credentials(engine: Engine, *, clock: Clock, timeout_s: float = CHECK_TIMEOUT_S) -> None:
@@ -58,14 +59,14 @@ def check_credentials(engine: Engine, *, clock: Clock, timeout_s: float = CHECK_
     status, headers, body = engine.transport.post("/chat/completions", probe, deadline_s)
     if status in (401, 403):
         _raise_for(engine, "/chat/completions", status, headers, body, clock)
-    if not _is_json(body) or (status in (404, 405) and b"model" not in body.lower()):
+    if not _json_object(body) or (status in (404, 405) and b"model" not in body.lower()):
         raise _no_api(engine)
 
 
 def _accept(
     engine: Engine, path: str, status: int, headers: httpx.Headers, body: bytes, clock: Clock
 ) -> None:
-    if status == 429 or (status >= 500 and _is_json(body)):
+    if status == 429 or status >= 500:
         return
     _raise_for(engine, path, status, headers, body, clock)
 
@@ -81,7 +82,11 @@ def _raise_for(
             status=status,
         )
     page = looks_like_page(body, headers.get("content-type", ""))
-    if status == 200 and not page and _is_json(body):
+    answer = _json_object(body)
+    if status == 200 and answer.get("error"):
+        error = error_in_body(answer["error"], model=path, wall_s=clock.wall(), outer=answer)
+        _raise_for(engine, path, error.status or 500, headers, b"", clock)
+    if status == 200 and not page and (isinstance(answer.get("data"), list) or path != "/models"):
         return
     if page or status in (200, 404, 405):
         raise _no_api(engine)
@@ -112,8 +117,10 @@ def _unreachable(engine: Engine, error: HolySheepError) -> HolySheepError:
     )
 
 
-def _is_json(body: bytes) -> bool:
+def _json_object(body: bytes) -> JsonObject:
+    """The body as a JSON object, an empty one if it is none."""
     try:
-        return isinstance(parse_json(body), dict)
+        value = parse_json(body)
     except ValueError:
-        return False
+        return {}
+    return value if isinstance(value, dict) else {}

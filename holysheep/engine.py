@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from holysheep.breaker import BreakerLayer, Breakers
+from holysheep.breaker import BreakerLayer, BreakerRecheck, Breakers
 from holysheep.budget import Budget, BudgetLayer
 from holysheep.cache import AnswerCache, CacheFill, CacheLookup, key_of
 from holysheep.concurrency import ConcurrencyLayer
@@ -11,7 +11,7 @@ from holysheep.config import MAX_CONNECTIONS, MIN_KEPT_ALIVE
 from holysheep.errors import HolySheepError
 from holysheep.fair import FairSemaphore
 from holysheep.fallback import FallbackLayer
-from holysheep.limiter import RateLimiter, RateLimitLayer
+from holysheep.limiter import PauseRecheck, RateLimiter, RateLimitLayer
 from holysheep.pool import PooledTransport
 from holysheep.ports import Clock, Rng
 from holysheep.pricing import PriceBook
@@ -20,7 +20,7 @@ from holysheep.result import ChatResult, build_result, empty_result
 from holysheep.retry import RetryLayer
 from holysheep.settings import Settings
 from holysheep.singleflight import Flights, SingleFlightLayer
-from holysheep.structured import StructuredLayer
+from holysheep.structured import StructuredLayer, parse_answer
 from holysheep.transport import ChatTransport
 from holysheep.types import (
     Call,
@@ -96,6 +96,8 @@ class Engine:
                 BreakerLayer(partial(state.breakers.get, settings.base_url)),
                 RateLimitLayer(state.limiter, clock),
                 ConcurrencyLayer(state.slots, clock),
+                PauseRecheck(state.limiter),
+                BreakerRecheck(partial(state.breakers.get, settings.base_url)),
             ],
             self.transport,
         )
@@ -118,17 +120,20 @@ class Engine:
         if started_s is None:
             started_s = self._clock.monotonic()
         call = Call(request, policy, started_s + timeout_s, Trace(started_s=started_s), stream)
-        return Answer(call, self._answer, self._prices, self._clock)
+        return Answer(call, self._answer, self._prices, self._clock, self.settings.api_key)
 
 
 class Answer:
     """An answer as it arrives. Iterate it once; ``result`` is there when it has ended."""
 
-    def __init__(self, call: Call, handler: Handler, prices: PriceBook, clock: Clock) -> None:
+    def __init__(
+        self, call: Call, handler: Handler, prices: PriceBook, clock: Clock, secret: str
+    ) -> None:
         self._call = call
         self._handler = handler
         self._prices = prices
         self._clock = clock
+        self._secret = secret
         self._result: ChatResult | None = None
 
     def __iter__(self) -> Iterator[Delta]:
@@ -144,10 +149,14 @@ class Answer:
                     yield event
         except HolySheepError as error:
             error.attempts = trace.attempts
+            error.conceal(self._secret)
             raise
-        self._result = build_result(
-            completion, self._prices.cost(completion), trace, self._clock.monotonic()
-        )
+        schema = self._call.policy.answer_schema
+        structured = None
+        if schema is not None and not completion.first.tool_calls:
+            structured = parse_answer(completion.first.text)
+        cost = self._prices.cost(completion)
+        self._result = build_result(completion, structured, cost, trace, self._clock.monotonic())
 
     @property
     def result(self) -> ChatResult:

@@ -20,7 +20,9 @@
        +- LimiterTimeout    the rate or concurrency limit leaves no room before the deadline
        +- CircuitOpen       the breaker of this model is open
        +- BudgetExceeded    the daily or monthly budget has no room
+       +- PausedAgain       the gateway's limit was hit while waiting; never leaves the engine
        +- DeadlineExceeded  the deadline passed while waiting
+          +- SharedAnswerLate   ... for the answer to an identical call
 
 The message of each is one line that is safe to show: it names what happened and what to do, never
 the key and never a raw upstream body. Anything outside this tree is a bug and passes through.
@@ -69,6 +71,13 @@ class HolySheepError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    def conceal(self, secret: str) -> None:
+        """Remove ``secret`` wherever it got into the texts, by whatever way."""
+        if secret:
+            self.message = self.message.replace(secret, "[redacted]")
+            self.detail = self.detail.replace(secret, "[redacted]")
+            self.args = (self.message,)
 
     def copy(self) -> Self:
         """An equal error without traceback, for raising the same failure in another thread."""
@@ -223,3 +232,15 @@ class DeadlineExceeded(RefusedLocally):
     """The deadline passed while the call was waiting its turn."""
 
     error_type = "timeout"
+
+
+class SharedAnswerLate(DeadlineExceeded):
+    """The deadline passed while upstream was answering an identical call."""
+
+    is_outage = True
+
+
+class PausedAgain(RefusedLocally):
+    """Upstream asked to wait while the call was waiting for a slot; it goes back to the queue."""
+
+    error_type = "rate_limited"

@@ -29,6 +29,7 @@ from holysheep.jsontext import parse_json, whole_characters
 from holysheep.redact import redact
 from holysheep.wording import shortened, span
 
+_MAX_READ_CHARS = 2000
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-requestid", "cf-ray")
 
 # The status that a code or type of an error object stands for, where there is no status line.
@@ -132,11 +133,21 @@ def retry_after(headers: Mapping[str, str], wall_s: float) -> float | None:
         return max(0.0, seconds)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return max(0.0, moment.timestamp() - wall_s)
+
+
+def shown_id(request_id: str, *secrets: str) -> str:
+    """A request id as it may be shown: what stands in a header is upstream's choice."""
+    return shortened(redact(request_id[:_MAX_READ_CHARS], *secrets), 100)
+
+
+def with_id(message: str, request_id: str | None) -> str:
+    """``message``, and the request id for support where there is one."""
+    return f"{message} (request id {request_id})" if request_id else message
 
 
 def looks_like_page(body: bytes, content_type: str) -> bool:
@@ -211,11 +222,15 @@ def _build(
     *,
     is_page: bool,
 ) -> UpstreamError:
-    told = shortened(redact(whole_characters(fault.message), *secrets))
+    # Cut first: upstream's text may be long, and redaction looks at every character.
+    told = shortened(redact(whole_characters(fault.message[:_MAX_READ_CHARS]), *secrets))
     said = (
         f" It says: {told}" + ("" if told.endswith((".", "!", "?", "…")) else ".") if told else ""
     )
-    ended = f" (request id {redact(request_id, *secrets)})" if request_id else ""
+    if request_id:
+        request_id = shown_id(request_id, *secrets)
+    param = fault.param and shortened(redact(fault.param[:_MAX_READ_CHARS], *secrets), 80)
+    ended = with_id("", request_id)
     known: dict[str, Any] = {"status": status, "request_id": request_id, "detail": told}
 
     if status in (401, 403):
@@ -229,10 +244,10 @@ def _build(
         )
     if is_page:
         said = " It answered with a web page; check the base URL."
-    if status == 402:
+    if status == 402 or (status == 429 and _STATUS_OF_CODE.get(fault.code.lower()) == 402):
         return QuotaExhausted(
-            f"The gateway says that the account's balance or quota is used up (HTTP 402).{said}"
-            f" Top it up, or use another key.{ended}",
+            f"The gateway says that the account's balance or quota is used up (HTTP {status})."
+            f"{said} Top it up, or use another key.{ended}",
             **known,
         )
     if status == 429:
@@ -249,7 +264,7 @@ def _build(
             retry_after_s=wait_s,
             **known,
         )
-    if status < 300:
+    if status < 300 or status == 304:
         return BadResponse(
             f"The gateway answered with HTTP {status} instead of an answer. Check the base"
             f" URL.{ended}",
@@ -265,12 +280,12 @@ def _build(
         return UnknownModel(
             f"The gateway does not know the model {shortened(redact(model, *secrets), 80)!r}"
             f" (HTTP {status}).{said} Check its id with the models list.{ended}",
-            param=fault.param,
+            param=param,
             **known,
         )
     return BadRequest(
         f"The gateway did not accept the request (HTTP {status}).{said}{ended}",
-        param=fault.param,
+        param=param,
         **known,
     )
 

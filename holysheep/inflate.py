@@ -11,6 +11,9 @@ PIECE_BYTES = 64 * 1024
 ACCEPTED = "gzip, deflate"
 """What to say in an ``accept-encoding`` header."""
 
+_MAX_ENCODINGS = 4
+_GZIP_START = 0x1F
+_ZLIB_START = 0x08
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
@@ -20,8 +23,11 @@ def inflated(pieces: Iterator[bytes], content_encoding: str) -> Iterator[bytes]:
     Raises ``zlib.error`` for a body that is not what its header says, or in an encoding that was
     not asked for.
     """
-    for encoding in reversed(content_encoding.lower().split(",")):
-        match encoding.strip():
+    encodings = [name.strip() for name in content_encoding.lower().split(",")]
+    if len(encodings) > _MAX_ENCODINGS:
+        raise zlib.error("compressed too many times")
+    for encoding in reversed(encodings):
+        match encoding:
             case "" | "identity":
                 continue
             case "gzip" | "x-gzip" | "deflate":
@@ -32,17 +38,22 @@ def inflated(pieces: Iterator[bytes], content_encoding: str) -> Iterator[bytes]:
 
 
 def _inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
+    decoder = None
     for piece in pieces:
         left = piece
         while left:
-            if decoder.eof:
-                # A gzip body may have several members, one behind the other.
+            if decoder is None:
+                # "deflate" comes with a zlib header, as the standard says, or without one.
+                is_raw = left[0] != _GZIP_START and left[0] & 0x0F != _ZLIB_START
+                decoder = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else _GZIP_OR_ZLIB)
+            elif decoder.eof:
+                # A gzip body may have several members, or padding, one behind the other.
+                if left[0] != _GZIP_START:
+                    return
                 decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
             part = decoder.decompress(left, PIECE_BYTES)
             left = decoder.unconsumed_tail or decoder.unused_data
             if part:
                 yield part
-    yield decoder.flush()
-    if not decoder.eof:
+    if decoder is not None and not decoder.eof:
         raise zlib.error("the body ends early")

@@ -7,7 +7,11 @@ that cannot be encoded again.
 """
 
 import json
+import math
 from typing import Any
+
+MAX_DEPTH = 100
+"""Deeper values end in a RecursionError somewhere, in a validator or in the host."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -21,6 +25,28 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def is_json(value: Any, depth: int = MAX_DEPTH) -> bool:
+    """Whether a value holds nothing but what JSON has, and not too deep."""
+    match value:
+        case None | bool() | str() | int():
+            return True
+        case float():
+            return math.isfinite(value)
+        case list():
+            return depth > 0 and all(is_json(item, depth - 1) for item in value)
+        case dict():
+            return depth > 0 and all(
+                isinstance(key, str) and is_json(item, depth - 1) for key, item in value.items()
+            )
+        case _:
+            return False
+
+
+def without_tabs(text: str) -> str:
+    """JSON that is to be read as YAML, which knows no tabs; other text is left alone."""
+    return text.replace("\t", "  ") if text.lstrip().startswith(("{", "[")) else text
+
+
 def whole_characters(text: str) -> str:
     """``text`` with halves of characters joined where they belong together, else replaced."""
     if text.isascii():
@@ -32,15 +58,22 @@ def whole_characters(text: str) -> str:
     return text
 
 
-def with_whole_characters(value: Any) -> Any:
-    """A JSON value with ``whole_characters`` in all its strings."""
+def with_whole_characters(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """A JSON value with ``whole_characters`` in all its strings.
+
+    Raises ``ValueError`` for one that is nested deeper than what comes after it can take.
+    """
     if isinstance(value, str):
         return whole_characters(value)
+    if not isinstance(value, list | dict):
+        return value
+    if not depth:
+        raise ValueError("it is nested too deeply")
     if isinstance(value, list):
-        return [with_whole_characters(item) for item in value]
-    if isinstance(value, dict):
-        return {whole_characters(key): with_whole_characters(item) for key, item in value.items()}
-    return value
+        return [with_whole_characters(item, depth - 1) for item in value]
+    return {
+        whole_characters(key): with_whole_characters(item, depth - 1) for key, item in value.items()
+    }
 
 
 def ends_in_half(text: str) -> bool:

@@ -10,8 +10,9 @@ deadline is refused at once, with nothing taken.
 
 *Pause.* A 429 closes the gate of the credential for as long as the server says. When it opens,
 one call goes first; each answer lets twice as many through, until the gate is fully open. So a
-crowd of waiting calls does not run into the limit again. A fallback to another model heeds only
-the pauses of that model: the limit that it escapes from is usually the first model's.
+crowd of waiting calls does not run into the limit again. Beyond a minute only the model that was
+limited is held back, and a fallback to another model heeds only the pauses of that model: the
+limit that it escapes from is usually the first model's.
 """
 
 import math
@@ -19,8 +20,15 @@ from collections import deque
 from collections.abc import Iterator
 
 from holysheep import config
-from holysheep.errors import LimitBeyondDeadline, LimiterTimeout, RateLimited, RefusedLocally
+from holysheep.errors import (
+    LimitBeyondDeadline,
+    LimiterTimeout,
+    PausedAgain,
+    RateLimited,
+    RefusedLocally,
+)
 from holysheep.ports import Clock, Condition
+from holysheep.streams import primed
 from holysheep.tokens import estimate_call_tokens
 from holysheep.types import Call, Completed, Event, Handler
 from holysheep.wording import span
@@ -224,6 +232,14 @@ class RateLimiter:
                 self._queue.remove(waiter)
                 self._poke_next()
 
+    def is_paused(self, model: str, *, is_fallback: bool = False) -> bool:
+        """Whether upstream has asked the calls to ``model`` to wait, at this moment."""
+        with self._lock:
+            held = self._gate_delay(
+                _Waiter(model, 0, is_fallback=is_fallback), self._clock.monotonic()
+            )
+            return 0 < held < math.inf
+
     def pause(self, model: str, seconds: float | None, *, admitted_s: float = math.inf) -> None:
         """Hold all calls of the credential back, ``seconds`` long where the server named a time.
 
@@ -231,18 +247,23 @@ class RateLimiter:
         """
         with self._lock:
             now = self._clock.monotonic()
-            for gate in (self._gate, self._model_gates.setdefault(model, Gate())):
-                gate.pause(now, seconds, admitted_s)
+            # A limit that resets in an hour is one model's quota; only short ones are the key's.
+            shared = None if seconds is None else min(seconds, config.SHARED_PAUSE_MAX_S)
+            self._gate.pause(now, shared, admitted_s)
+            self._model_gates.setdefault(model, Gate()).pause(now, seconds, admitted_s)
             for waiter in self._queue:
                 # Those who would wait in vain are told at once.
                 waiter.poke()
 
-    def _gate_of(self, waiter: "_Waiter") -> Gate | None:
-        return self._model_gates.get(waiter.model) if waiter.is_fallback else self._gate
+    def _gates_of(self, waiter: "_Waiter") -> list[Gate]:
+        """The gates that a caller must pass: its model's and, unless it falls back, the shared."""
+        gates = [] if waiter.is_fallback else [self._gate]
+        if waiter.model in self._model_gates:
+            gates.append(self._model_gates[waiter.model])
+        return gates
 
     def _gate_delay(self, waiter: "_Waiter", now: float) -> float:
-        gate = self._gate_of(waiter)
-        return 0.0 if gate is None else gate.delay(now)
+        return max((gate.delay(now) for gate in self._gates_of(waiter)), default=0.0)
 
     def _delay(self, waiter: "_Waiter", now: float) -> float:
         """Seconds until ``waiter`` may try again; infinity = when it is poked."""
@@ -267,12 +288,8 @@ class RateLimiter:
             self._requests.settle(-1.0)
         if self._tokens:
             self._tokens.settle(-waiter.tokens)
-        gates = [] if waiter.is_fallback else [self._gate]
-        if waiter.model in self._model_gates:
-            gates.append(self._model_gates[waiter.model])
-        return Reservation(
-            self, waiter, self._clock.monotonic(), [(gate, gate.enter()) for gate in gates]
-        )
+        passed = [(gate, gate.enter()) for gate in self._gates_of(waiter)]
+        return Reservation(self, waiter, self._clock.monotonic(), passed)
 
     def _poke_next(self) -> None:
         """Wake those whose turn may have come: the first that no pause holds back."""
@@ -302,20 +319,18 @@ class RateLimiter:
 
     def _refusal(self, waiter: "_Waiter", delay: float) -> LimiterTimeout | LimitBeyondDeadline:
         now = self._clock.monotonic()
-        gate = self._gate_of(waiter)
-        if gate is not None and now < gate.until_s:
-            left = gate.until_s - now
+        held = self._gate_delay(waiter, now)
+        if 0 < held < math.inf:
             return LimitBeyondDeadline(
-                f"Rate limit of the gateway: it resets in {span(left)}, after the deadline of this"
+                f"Rate limit of the gateway: it resets in {span(held)}, after the deadline of this"
                 " call. Try again then, or raise timeout_s.",
                 status=429,
-                retry_after_s=left,
+                retry_after_s=held,
             )
-        if gate is not None and math.isinf(gate.delay(now)):
-            return LimitBeyondDeadline(
+        if math.isinf(held):
+            return LimiterTimeout(
                 "Rate limit of the gateway: the first call let through since it was reached has no"
-                " answer yet, and this call's deadline is over. Try again, or raise timeout_s.",
-                status=429,
+                " answer yet, and this call's deadline is over. Try again, or raise timeout_s."
             )
         rates = [
             f"{bucket.rate:g} {what} per minute"
@@ -339,12 +354,14 @@ class RateLimiter:
             if self._queue:
                 self._poke_next()
 
-    def _settle(self, tokens: float) -> None:
+    def _settle(self, tokens: float, requests: int = 0) -> None:
         with self._lock:
             if self._tokens:
                 self._tokens.settle(tokens)
-                if self._queue:
-                    self._poke_next()
+            if self._requests and requests:
+                self._requests.settle(requests)
+            if self._queue:
+                self._poke_next()
 
 
 class Reservation:
@@ -371,6 +388,11 @@ class Reservation:
         self._leave(answered=False)
         if tokens_used is not None:
             self._limiter._settle(self._waiter.tokens - tokens_used)
+
+    def cancel(self) -> None:
+        """Give everything back: nothing was sent."""
+        self._leave(answered=False)
+        self._limiter._settle(self._waiter.tokens, requests=1)
 
     def _leave(self, *, answered: bool) -> None:
         if self._passed:
@@ -423,32 +445,61 @@ class RateLimitLayer:
 
     def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
         """Pass the call on when its turn has come."""
-        trace = call.trace
-        model = call.request.model
         estimate = estimate_call_tokens(call.request) if self._limiter.limits_tokens else 0
-        began = self._clock.monotonic()
-        try:
-            reservation = self._limiter.reserve(
-                model,
-                estimate,
-                deadline_s=call.deadline_s,
-                is_fallback=trace.fallback_from is not None,
-            )
-        finally:
-            trace.queue_s += self._clock.monotonic() - began
+        reservation, events = self._admitted(call, proceed, estimate)
         tokens_used: float | None = None
         try:
-            for event in proceed(call):
+            for event in events:
                 reservation.accepted()
                 if isinstance(event, Completed):
                     tokens_used = event.completion.usage.total_tokens
                 yield event
-        except RateLimited as error:
-            tokens_used = 0
-            self._limiter.pause(model, error.retry_after_s, admitted_s=reservation.admitted_s)
-            raise
-        except RefusedLocally:
-            tokens_used = 0
-            raise
         finally:
             reservation.end(tokens_used)
+
+    def _admitted(
+        self, call: Call, proceed: Handler, estimate: float
+    ) -> tuple[Reservation, Iterator[Event]]:
+        """Wait for the turn and begin; again, where a pause came while waiting for a slot."""
+        trace = call.trace
+        while True:
+            began = self._clock.monotonic()
+            try:
+                reservation = self._limiter.reserve(
+                    call.request.model,
+                    estimate,
+                    deadline_s=call.deadline_s,
+                    is_fallback=trace.fallback_from is not None,
+                )
+            finally:
+                trace.queue_s += self._clock.monotonic() - began
+            try:
+                return reservation, primed(proceed(call))
+            except PausedAgain:
+                reservation.cancel()
+            except RefusedLocally:
+                reservation.cancel()
+                raise
+            except RateLimited as error:
+                self._limiter.pause(
+                    call.request.model, error.retry_after_s, admitted_s=reservation.admitted_s
+                )
+                reservation.end(0)
+                raise
+            except BaseException:
+                reservation.end(None)
+                raise
+
+
+class PauseRecheck:
+    """Sends a call back to the queue if a pause began while it waited for a slot."""
+
+    def __init__(self, limiter: RateLimiter) -> None:
+        self._limiter = limiter
+
+    def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
+        """Pass the call on, unless upstream has asked to wait in the meantime."""
+        is_fallback = call.trace.fallback_from is not None
+        if self._limiter.is_paused(call.request.model, is_fallback=is_fallback):
+            raise PausedAgain("Rate limit of the gateway, reached while waiting for a slot.")
+        return proceed(call)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from holysheep import config
-from holysheep.errors import InputError
+from holysheep.errors import InputError, SettingsError
 from holysheep.inflate import inflated
 from holysheep.network import limits
 from holysheep.pool import PooledTransport
@@ -63,7 +63,10 @@ def fetch_file(url: str, name: str, *, clock: Clock, deadline_s: float) -> bytes
         },
     )
     # Files come from the host, a few at a time: no pool is kept for it.
-    transport = PooledTransport(url, clock=clock, max_idle=0)
+    try:
+        transport = PooledTransport(url, clock=clock, max_idle=0)
+    except SettingsError as error:
+        raise InputError(f"The file {shown!r} could not be fetched. {error.message}") from None
     try:
         response = transport.handle_request(request)
         try:

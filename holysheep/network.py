@@ -101,12 +101,17 @@ class DeadlineBackend(httpcore.NetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
             else:
-                self._opened.last = DeadlineStream(stream, limit, self._clock, self._is_readable)
-                return self._opened.last
+                opened = DeadlineStream(stream, limit, self._clock, self._is_readable)
+                self._opened.last = opened
+                return opened
         raise failure
 
+    def forget_opened(self) -> None:
+        """What this thread has opened until now is not to be abandoned any more."""
+        self._opened.last = None
+
     def abandon(self) -> None:
-        """Close what this thread has opened last.
+        """Close what this thread has opened since.
 
         httpcore forgets a stream without closing it when a SOCKS proxy refuses.
         """
@@ -214,7 +219,7 @@ class DeadlineStream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore asks of a stream, and whether it is readable without going round gevent."""
-        if info == "is_readable":
+        if info == "is_readable" and not isinstance(self._inner, _TlsStream):
             return self._is_readable(self._inner.get_extra_info("socket"))
         return self._inner.get_extra_info(info)
 
@@ -296,6 +301,8 @@ class _TlsStream(httpcore.NetworkStream):
         self._inner.close()
 
     def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and (self._received.pending or self._object.pending()):
+            return True
         return self._object if info == "ssl_object" else self._inner.get_extra_info(info)
 
     def _perform[Result](self, step: Callable[[], Result], timeout: float | None) -> Result:

@@ -12,6 +12,8 @@ from holysheep import config
 from holysheep.ports import Clock
 from holysheep.types import Delta
 
+_TOLERANCE_S = 1e-4
+
 
 @dataclass(slots=True)
 class _Shared:
@@ -73,7 +75,7 @@ def paced_text(
             with changed:
                 while not shared.ended:
                     left = sent_s + interval_s - clock.monotonic()
-                    if shared.pieces and left <= 0:
+                    if shared.pieces and left <= _TOLERANCE_S:
                         break
                     changed.wait(left if shared.pieces else None)
                 pieces, shared.pieces = shared.pieces, []

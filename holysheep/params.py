@@ -27,7 +27,7 @@ from pydantic_core import ErrorDetails
 
 from holysheep import config
 from holysheep.errors import InputError
-from holysheep.jsontext import parse_json
+from holysheep.jsontext import is_json, parse_json
 from holysheep.media import Image
 from holysheep.schema import check_schema, check_tools
 from holysheep.types import CacheMode, ChatRequest, JsonObject, Policy
@@ -35,7 +35,7 @@ from holysheep.wording import shortened
 
 ResponseFormat = Literal["text", "json_object", "json_schema"]
 
-_MAX_OPTIONS_CHARS = 100_000
+_MAX_OPTIONS_CHARS = 20_000
 _MAX_REMEMBERED_CHARS = 16_384
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -75,12 +75,15 @@ class Options(BaseModel):
     def _sequences(cls, value: Any) -> Any:
         if isinstance(value, str):
             value = [line for line in value.splitlines() if line]
+        if value is None or value in ("", []):
+            return None
         if isinstance(value, list):
             if not all(isinstance(item, str) and item for item in value):
                 raise ValueError(f"{_STOP}, got {_shown(value)}.")
             if len(value) > 4:
                 raise ValueError(f"{_STOP}, got {len(value)} of them.")
-        return value or None
+            return value
+        raise ValueError(f"{_STOP}, got {_shown(value)}.")
 
     @field_validator("extra_body")
     @classmethod
@@ -88,10 +91,8 @@ class Options(BaseModel):
         forbidden = sorted({"messages", "stream", "stream_options", "api_key"} & set(value or ()))
         if forbidden:
             raise ValueError(f"extra_body must not set {', '.join(forbidden)}.")
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError, RecursionError):
-            raise ValueError("extra_body must hold nothing but JSON values.") from None
+        if not is_json(value):
+            raise ValueError("extra_body must hold nothing but JSON values.")
         return value
 
 
@@ -146,7 +147,7 @@ class ChatParams(BaseModel):
 
     model: str
     temperature: Number = Field(default=0.7, ge=0, le=2)
-    max_tokens: Whole = Field(default=2048, ge=1, le=1_000_000)
+    max_tokens: Whole = Field(default=2048, ge=1, le=config.MAX_MAX_TOKENS)
     response_format: ResponseFormat = "text"
     cache: CacheMode = "use"
     fallback_models: tuple[str, ...] = ()
@@ -177,14 +178,12 @@ class ChatParams(BaseModel):
         names = value.split(",") if isinstance(value, str) else value
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
             raise ValueError("fallback_models must be model ids, separated by commas.")
-        return tuple(name.strip() for name in names if name.strip())
+        return tuple(_model_id(name.strip(), "fallback_models") for name in names if name.strip())
 
     @field_validator("model")
     @classmethod
-    def _model_id(cls, value: str) -> str:
-        if len(value) > 200 or not value.isprintable():
-            raise ValueError("custom_model must be a model id of at most 200 characters.")
-        return value
+    def _model(cls, value: str) -> str:
+        return _model_id(value, "model")
 
     @field_validator("options", mode="before")
     @classmethod
@@ -249,6 +248,12 @@ class ChatParams(BaseModel):
         return {"type": "json_object"} if self.response_format == "json_object" else None
 
 
+def _model_id(value: str, name: str) -> str:
+    if len(value) > 200 or not value.isprintable():
+        raise ValueError(f"{name} must be a model id of at most 200 printable characters.")
+    return value
+
+
 def chosen(raw: Mapping[str, Any], *, default_model: str) -> dict[str, Any]:
     """The parameters that are set, with the model that counts, checked for size.
 
@@ -264,7 +269,8 @@ def chosen(raw: Mapping[str, Any], *, default_model: str) -> dict[str, Any]:
             f"The inputs are too large: {total:,} characters, at most"
             f" {config.MAX_INPUT_CHARS:,} are allowed together."
         )
-    given["model"] = str(given.pop("custom_model", given.get("model", default_model))).strip()
+    model = given.pop("custom_model", given.get("model", default_model))
+    given["model"] = model.strip() if isinstance(model, str) else model
     return given
 
 
@@ -309,6 +315,9 @@ def parsed[Model: BaseModel](model: type[Model], given: Mapping[str, Any]) -> Mo
         return model.model_validate(dict(given))
     except ValidationError as error:
         raise InputError(_sentence(model, error.errors(include_url=False)[0])) from None
+    except ValueError:
+        # The validator itself cannot put a number of that size into words.
+        raise InputError("A number in the inputs has thousands of digits.") from None
     except RecursionError:
         raise InputError("The inputs are nested too deeply.") from None
 
@@ -347,7 +356,8 @@ def parse_messages(value: Any, name: str) -> list[JsonObject]:
         if not isinstance(message, Mapping) or message.get("role") not in _ROLES:
             raise ValueError(f"{expected} Message {number} has no such role.")
         content = message.get("content")
-        if not isinstance(content, str | list) and not message.get("tool_calls"):
+        has_content = isinstance(content, str | list)
+        if not has_content and (content is not None or not message.get("tool_calls")):
             raise ValueError(f"{expected} Message {number} has no content.")
         if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
             raise ValueError(f"{expected} Message {number} has a part that is no object.")
@@ -375,6 +385,8 @@ def _parse_tools(value: Any) -> list[JsonObject] | None:
             value = parse_json(value)
         except ValueError as error:
             raise ValueError(f"tools is not valid JSON: {error}.") from None
+    if value == []:
+        return None
     try:
         return check_tools(value)
     except InputError as error:
@@ -397,7 +409,7 @@ def _parse_options(value: Any) -> Any:
         if len(value) > _MAX_OPTIONS_CHARS:
             raise ValueError(f"options is longer than {_MAX_OPTIONS_CHARS:,} characters.")
         try:
-            value = yaml.load(value, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
+            value = _parse_yaml(value)
         except RecursionError:
             raise ValueError("options is nested too deeply.") from None
         except yaml.YAMLError as error:
@@ -409,9 +421,17 @@ def _parse_options(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError("options must be a mapping, such as top_p: 0.9")
     for name in value:
-        if not isinstance(name, str):
+        if name not in Options.model_fields:
             raise ValueError(_unknown_option(name))
     return {name: item for name, item in value.items() if not _is_unset(item)}
+
+
+def _parse_yaml(text: str) -> Any:
+    """JSON as JSON, since YAML reads some of it otherwise; anything else as YAML."""
+    try:
+        return parse_json(text)
+    except ValueError:
+        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -430,8 +450,6 @@ def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
         if told != "_number":
             return told
     path = [str(part) for part in error["loc"]]
-    if error["type"] == "extra_forbidden":
-        return _unknown_option(path[-1])
     name = path[0] if path else "input"
     fields = model.model_fields
     if name == "options" and len(path) > 1:
@@ -478,7 +496,12 @@ def _plain(limit: Any) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return shortened(repr(value), 60)
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    # A long text where a number or a word belongs may be anything, a key in the wrong field too.
+    return text if len(text) <= config.MAX_SHOWN_CHARS else f"{len(text)} characters"
 
 
 def _unknown_option(name: Any) -> str:

@@ -19,6 +19,7 @@ import httpx
 from socksio import SOCKSError
 
 from holysheep import config
+from holysheep.errors import SettingsError
 from holysheep.fair import FairSemaphore
 from holysheep.network import DeadlineBackend, DeadlineStream, Unanswered
 from holysheep.ports import Clock
@@ -115,6 +116,7 @@ class PooledTransport(httpx.BaseTransport):
                     return connection, response
                 connection.close()
         connection = self._factory.create_connection(self._origin)
+        self._backend.forget_opened()
         try:
             return connection, connection.handle_request(request)
         except BaseException:
@@ -236,7 +238,15 @@ def _connection_factory(
             keepalive_expiry=config.KEEPALIVE_S,
             network_backend=backend,
         )
-    address = httpx.URL(proxy)
+    try:
+        address = httpx.URL(proxy)
+    except httpx.InvalidURL:
+        address = httpx.URL("")
+    if address.scheme not in ("http", "https", "socks5", "socks5h") or not address.host:
+        raise SettingsError(
+            "The proxy that the environment names (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) is no"
+            " usable address, such as http://host:3128 or socks5://host:1080."
+        )
     auth = (address.username.encode(), address.password.encode()) if address.username else None
     if address.scheme.startswith("socks"):
         return httpcore.SOCKSProxy(

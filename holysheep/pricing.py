@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, lru_cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from holysheep.errors import SettingsError
+from holysheep.jsontext import without_tabs
 from holysheep.types import Completion, Usage
 
 PriceSource = Literal["override", "provider", "table", "none"]
 
+_MAX_PRICE = Decimal(1_000_000)
+_MAX_OVERRIDES_CHARS = 50_000
 _MILLION = Decimal(1_000_000)
 _DATE_SUFFIX = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
 _CLAUDE_VERSION = re.compile(r"(?<=\d)\.(?=\d)")
@@ -33,10 +36,10 @@ class Tier(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     prompt_tokens: int = Field(gt=0)
-    input: Decimal = Field(ge=0)
-    cached_input: Decimal | None = Field(default=None, ge=0)
-    cache_write: Decimal | None = Field(default=None, ge=0)
-    output: Decimal = Field(ge=0)
+    input: Decimal = Field(ge=0, le=_MAX_PRICE)
+    cached_input: Decimal | None = Field(default=None, ge=0, le=_MAX_PRICE)
+    cache_write: Decimal | None = Field(default=None, ge=0, le=_MAX_PRICE)
+    output: Decimal = Field(ge=0, le=_MAX_PRICE)
 
 
 class ComparePrice(BaseModel):
@@ -44,8 +47,8 @@ class ComparePrice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    input: Decimal = Field(ge=0)
-    output: Decimal = Field(ge=0)
+    input: Decimal = Field(ge=0, le=_MAX_PRICE)
+    output: Decimal = Field(ge=0, le=_MAX_PRICE)
 
 
 class Price(BaseModel):
@@ -56,12 +59,12 @@ class Price(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    input: Decimal = Field(ge=0)
-    cached_input: Decimal | None = Field(default=None, ge=0)
-    cache_write: Decimal | None = Field(default=None, ge=0)
-    output: Decimal = Field(ge=0)
+    input: Decimal = Field(ge=0, le=_MAX_PRICE)
+    cached_input: Decimal | None = Field(default=None, ge=0, le=_MAX_PRICE)
+    cache_write: Decimal | None = Field(default=None, ge=0, le=_MAX_PRICE)
+    output: Decimal = Field(ge=0, le=_MAX_PRICE)
     above: Tier | None = None
-    compare_at: Decimal | ComparePrice | None = None
+    compare_at: Annotated[Decimal, Field(ge=0, le=_MAX_PRICE)] | ComparePrice | None = None
     source: str = ""
     date: str = ""
 
@@ -107,12 +110,18 @@ class PriceBook:
     def cost(self, completion: Completion) -> Cost:
         """What upstream's work on this answer cost."""
         price, source = self.find(completion.model, completion.asked_model)
-        reported = completion.usage.provider_cost_usd
-        if reported is not None and source != "override":
-            return Cost(reported, "provider")
-        if price is None:
-            return Cost(None, "none")
-        return Cost(price.cost(completion.usage), source)
+        total = Decimal(0)
+        said: PriceSource = "provider"
+        # Each answer by itself: prices may depend on how long a prompt was.
+        for usage in (completion.usage, *completion.earlier):
+            if usage.provider_cost_usd is not None and source != "override":
+                total += usage.provider_cost_usd
+            elif price is None:
+                return Cost(None, "none")
+            else:
+                total += price.cost(usage)
+                said = source
+        return Cost(total, said)
 
 
 @lru_cache(maxsize=1024)
@@ -127,9 +136,11 @@ def parse_overrides(text: str) -> dict[str, Price]:
 
     Raises ``SettingsError`` with one sentence that names the model and the field.
     """
+    if len(text) > _MAX_OVERRIDES_CHARS:
+        raise SettingsError(f"price_overrides is longer than {_MAX_OVERRIDES_CHARS:,} characters.")
     try:
         # Prices are read as text: 0.1 as a float would not be 0.1.
-        data = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - makes nothing but text
+        data = yaml.load(without_tabs(text), Loader=yaml.BaseLoader)  # noqa: S506 - makes nothing but text
     except (yaml.YAMLError, RecursionError):
         raise SettingsError("price_overrides is neither valid YAML nor JSON.") from None
     if data in (None, ""):

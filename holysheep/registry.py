@@ -68,14 +68,14 @@ class Registry:
                 state.close()
 
     def _make_room(self) -> None:
-        if len(self._kept) < self._max_credentials:
-            return
-        for fingerprint, (state, _) in self._kept.items():
+        """Forget idle credentials, those first that were unused for longest, until one more fits."""
+        for fingerprint, (state, _) in list(self._kept.items()):
+            if len(self._kept) < self._max_credentials:
+                return
             if state.is_idle:
                 del self._kept[fingerprint]
                 self.cache.forget(fingerprint)
                 state.close()
-                return
 
 
 @cache

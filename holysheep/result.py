@@ -116,10 +116,12 @@ class ChatResult:
         }
 
 
-def build_result(completion: Completion, cost: Cost, trace: Trace, ended_s: float) -> ChatResult:
+def build_result(
+    completion: Completion, structured: Any, cost: Cost, trace: Trace, ended_s: float
+) -> ChatResult:
     """The result of a call that ended at ``ended_s`` (monotonic)."""
     choice = completion.first
-    usage = completion.usage
+    usage = completion.total_usage
     cached = trace.cache in _NOT_CALLED
     own_cost = Decimal(0) if cached else cost.usd
     return ChatResult(
@@ -131,8 +133,8 @@ def build_result(completion: Completion, cost: Cost, trace: Trace, ended_s: floa
         latency_ms=_ms(ended_s - trace.started_s),
         tokens_used=usage.total_tokens,
         cost_usd=own_cost,
-        # Copies: the originals may be in the cache, and what is there is nobody's to change.
-        structured=deepcopy(completion.structured),
+        structured=structured,
+        # A copy: the original may be in the cache, and what is there is nobody's to change.
         tool_calls=deepcopy(list(choice.tool_calls)),
         usage=UsageReport(
             prompt_tokens=usage.prompt_tokens,

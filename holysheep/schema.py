@@ -9,6 +9,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
 from holysheep.errors import InputError
+from holysheep.jsontext import is_json
 from holysheep.types import JsonObject
 from holysheep.wording import shortened
 
@@ -25,6 +26,7 @@ _KEYWORDS = frozenset(
     format contentEncoding contentMediaType contentSchema nullable strict
     """.split()  # noqa: SIM905 - sixty quoted words would read worse
 )
+_UNSUPPORTED = ("$dynamicRef", "$dynamicAnchor", "$vocabulary")
 _ONE = (
     "not",
     "if",
@@ -49,26 +51,31 @@ def check_schema(schema: JsonObject, name: str = "json_schema") -> None:
     Misspelt keywords are refused, since a schema that says nothing accepts everything; so are
     references that lead out of the schema, since nothing is fetched for a check.
     """
+    if not is_json(schema):
+        raise InputError(f"{name} holds something that is no JSON, or is nested too deeply.")
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
         raise InputError(f"{name} is no valid JSON Schema, {where(error)}.") from None
-    except RecursionError:
-        raise InputError(f"{name} is nested too deeply.") from None
-    for path, word in _unknown_keywords(schema, "$"):
-        raise InputError(
-            f"{name} has the unknown keyword {shortened(word, 60)!r} at {path}. Check its spelling,"
-            " or begin it with x-."
-        )
     resolver = EMPTY_REGISTRY.resolver_with_root(DRAFT202012.create_resource(schema))
-    for reference in _references(schema):
-        try:
-            resolver.lookup(reference)
-        except Unresolvable:
-            raise InputError(
-                f"{name} refers to {shortened(reference, 80)!r}, which is not in it."
-                " Only references within the schema can be followed."
-            ) from None
+    for path, part in _subschemas(schema, "$"):
+        for word in part:
+            if word not in _KEYWORDS and not word.startswith("x-"):
+                raise InputError(
+                    f"{name} has the unknown keyword {shortened(word, 60)!r} at {path}. Check its"
+                    " spelling, or begin it with x-."
+                )
+            if word in _UNSUPPORTED or (word == "$id" and path != "$"):
+                raise InputError(f"{name} uses {word} at {path}, which is not supported here.")
+        reference = part.get("$ref")
+        if reference is not None:
+            try:
+                resolver.lookup(reference)
+            except Unresolvable:
+                raise InputError(
+                    f"{name} refers to {shortened(reference, 80)!r}, which is not in it."
+                    " Only references within the schema can be followed."
+                ) from None
 
 
 def check_tools(tools: Any) -> list[JsonObject]:
@@ -104,32 +111,20 @@ def where(error: ValidationError | SchemaError) -> str:
     return f"at {error.json_path}: {shortened(' '.join(error.message.split()))}"
 
 
-def _unknown_keywords(schema: Any, path: str) -> Iterator[tuple[str, str]]:
+def _subschemas(schema: Any, path: str) -> Iterator[tuple[str, JsonObject]]:
+    """A schema and those within it, each with where it stands."""
     if not isinstance(schema, dict):
         return
-    for word in schema:
-        if word not in _KEYWORDS and not word.startswith("x-"):
-            yield path, word
+    yield path, schema
     for word in _ONE:
-        yield from _unknown_keywords(schema.get(word), f"{path}.{word}")
+        yield from _subschemas(schema.get(word), f"{path}.{word}")
     for word in _LISTS:
         parts = schema.get(word)
         if isinstance(parts, list):
             for index, part in enumerate(parts):
-                yield from _unknown_keywords(part, f"{path}.{word}[{index}]")
+                yield from _subschemas(part, f"{path}.{word}[{index}]")
     for word in _MAPS:
         parts = schema.get(word)
         if isinstance(parts, dict):
             for key, part in parts.items():
-                yield from _unknown_keywords(part, f"{path}.{word}.{key}")
-
-
-def _references(schema: Any) -> Iterator[str]:
-    if isinstance(schema, dict):
-        if isinstance(schema.get("$ref"), str):
-            yield schema["$ref"]
-        for part in schema.values():
-            yield from _references(part)
-    elif isinstance(schema, list):
-        for part in schema:
-            yield from _references(part)
+                yield from _subschemas(part, f"{path}.{word}.{key}")

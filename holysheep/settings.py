@@ -12,9 +12,10 @@ import httpx
 from holysheep import config
 from holysheep.errors import SettingsError
 from holysheep.pricing import Price, parse_overrides
-from holysheep.wording import shortened
 
 _MAX_NUMBER = 1_000_000_000
+_MIN_NUMBER = Decimal("0.000001")
+"""Less would count as nothing, which means no limit."""
 
 AuthHeader = Literal["bearer", "x-api-key", "both"]
 
@@ -88,6 +89,11 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
+def _shown(text: str) -> str:
+    """A wrong value; a long one may be a key in the wrong field."""
+    return repr(text) if len(text) <= config.MAX_SHOWN_CHARS else f"{len(text)} characters"
+
+
 def _api_key(value: Any) -> str:
     key = _text(value)
     if key.lower().startswith("bearer "):
@@ -114,7 +120,12 @@ def _base_url(value: Any) -> str:
         raise SettingsError("base_url is no valid URL, such as https://host/v1.") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise SettingsError("base_url must begin with http:// or https:// and name a host.")
-    if url.userinfo or url.query or url.fragment:
+    if url.port is not None and not 0 < url.port < 65_536:
+        raise SettingsError("base_url has a port that does not exist.")
+    labels = url.raw_host.decode().removesuffix(".").split(".")
+    if not all(0 < len(label) <= 63 for label in labels):
+        raise SettingsError("base_url has a host name that cannot exist.")
+    if url.userinfo or "?" in text or "#" in text:
         raise SettingsError(
             "base_url must have no user name, query or fragment; the key has its own field."
         )
@@ -130,7 +141,9 @@ def _auth_header(value: Any) -> AuthHeader:
         case "both":
             return "both"
         case other:
-            raise SettingsError(f"auth_header must be bearer, x-api-key or both, got {other!r}.")
+            raise SettingsError(
+                f"auth_header must be bearer, x-api-key or both, got {_shown(other)}."
+            )
 
 
 def _decimal(raw: Mapping[str, Any], name: str) -> Decimal | None:
@@ -141,9 +154,10 @@ def _decimal(raw: Mapping[str, Any], name: str) -> Decimal | None:
         number = Decimal(text)
     except InvalidOperation:
         number = Decimal("NaN")
-    if not number.is_finite() or not 0 <= number <= _MAX_NUMBER:
+    too_small = 0 < number < _MIN_NUMBER if number.is_finite() else True
+    if too_small or not 0 <= number <= _MAX_NUMBER:
         raise SettingsError(
-            f"{name} must be a number from 0 to {_MAX_NUMBER:,}, got {shortened(text, 40)!r}."
+            f"{name} must be a number from 0 to {_MAX_NUMBER:,}, got {_shown(text)}."
         )
     return number
 

@@ -1,12 +1,14 @@
 """Identical requests that are made at the same time share one upstream call.
 
-The callers of one flight are its members, in the order in which they came. The first pulls events
-from upstream; the others are handed each event as it arrives, those from before they joined first.
-When the first leaves early, the next pulls on, from the same upstream answer.
+The caller that begins a flight leads it: the request goes out with its deadline. Whichever member
+needs the next event while nobody is fetching it pulls it from upstream, the leader or one with no
+less time; all others are handed each
+event as it arrives, those from before they joined first. So a slow reader holds nobody up, and one
+that leaves early takes nothing away.
 
 Nobody hangs on a leader that fails. A failure of upstream is everybody's. A failure that was the
-leader's own (its deadline, its turn at a limit) makes the next member start anew, unless that
-member has already passed a part of the answer on.
+leader's own (its deadline, its turn at a limit) makes the others start anew, unless they have
+already passed a part of the answer on.
 """
 
 from collections.abc import Callable, Hashable, Iterator
@@ -14,10 +16,10 @@ from collections.abc import Callable, Hashable, Iterator
 from holysheep.errors import (
     CircuitOpen,
     ConnectFailed,
-    DeadlineExceeded,
     HolySheepError,
     LimitBeyondDeadline,
     RefusedLocally,
+    SharedAnswerLate,
 )
 from holysheep.ports import Clock
 from holysheep.types import Call, Event, Handler
@@ -35,6 +37,8 @@ class Flight:
         self._failure: HolySheepError | None = None
         self._lost = False
         self._ended = False
+        self._pulling = False
+        self._led = True
         self._members: list[object] = []
 
     @property
@@ -52,10 +56,11 @@ class Flight:
         with self._changed:
             self._members.append(member)
 
-    def leave(self, member: object) -> bool:
+    def leave(self, member: object, *, leads: bool) -> bool:
         """Remove a caller; whether it was the last one."""
         with self._changed:
             self._members.remove(member)
+            self._led = self._led and not leads
             if self._members:
                 self._changed.notify_all()
             return not self._members
@@ -66,72 +71,71 @@ class Flight:
         if close is not None:
             close()
 
-    def events(self, member: object, deadline_s: float) -> Iterator[Event]:
+    def events(self, deadline_s: float, *, leads: bool) -> Iterator[Event]:
         """All events for one member, from the first on.
 
-        Raises the flight's failure, ``DeadlineExceeded`` at the member's own deadline, or
+        Raises the flight's failure, ``SharedAnswerLate`` at the member's own deadline, or
         ``_StartAnew`` where the member should try for itself.
         """
         position = 0
-        while True:
-            if position == len(self._events) and not self._await_event(
-                member, position, deadline_s
-            ):
-                return
-            event = self._events[position]
+        while self._await_event(position, deadline_s, leads=leads):
+            yield self._events[position]
             position += 1
-            yield event
 
-    def _await_event(self, member: object, position: int, deadline_s: float) -> bool:
+    def _await_event(self, position: int, deadline_s: float, *, leads: bool) -> bool:
         """Wait for, or pull, event number ``position``; False when the answer has ended."""
-        if self._members[0] is not member:
-            self._wait_for(member, position, deadline_s)
-        if position == len(self._events) and not self.is_over:
+        if self._may_pull(position, deadline_s, leads=leads):
             self._pull()
         if position < len(self._events):
             return True
         if self._failure is None and not self._lost:
             return False
+        if leads and self._failure is not None:
+            raise self._failure
         raise self._failure_for(position, deadline_s)
 
-    def _wait_for(self, member: object, position: int, deadline_s: float) -> None:
-        """Wait until there is such an event, or none will come, or it is this member's to pull."""
+    def _may_pull(self, position: int, deadline_s: float, *, leads: bool) -> bool:
+        """Wait while another member is pulling; whether it is now this one's turn to pull.
+
+        Pulling ends at the leader's deadline, so one with less time leaves it to the others while
+        the leader is there.
+        """
+        has_time = leads or deadline_s >= self._deadline_s
         with self._changed:
             while position == len(self._events) and not self.is_over:
-                if self._members[0] is member:
-                    return
                 left = deadline_s - self._clock.monotonic()
                 if left <= 0:
-                    raise DeadlineExceeded(
+                    raise SharedAnswerLate(
                         "The deadline passed while an identical call was being answered."
                         " Raise timeout_s."
                     )
+                if not self._pulling and (has_time or not self._led):
+                    self._pulling = True
+                    return True
                 self._changed.wait(left)
+            return False
 
     def _pull(self) -> None:
-        """Take the next event from upstream. Only the first member comes here."""
+        """Take the next event from upstream."""
         try:
             event = next(self._source, None)
-        except HolySheepError as error:
-            self._failure = error
-            raise
-        except BaseException:
-            # A bug, or this caller being killed in mid-pull: the upstream answer is gone.
-            self._lost = True
-            raise
-        else:
             if event is None:
                 self._ended = True
             else:
                 self._events.append(event)
+        except HolySheepError as error:
+            self._failure = error
+        except BaseException:
+            # A bug, or this caller being killed in mid-pull: the upstream answer is gone.
+            self._lost = True
+            raise
         finally:
-            # A member that enters after this look finds the event before it begins to wait.
-            if len(self._members) > 1:
-                with self._changed:
-                    self._changed.notify_all()
+            with self._changed:
+                self._pulling = False
+                self._changed.notify_all()
 
     def _failure_for(self, position: int, deadline_s: float) -> Exception:
-        """What the failure of the one who pulled means for another member."""
+        """What the failure of the flight means for a member that does not lead it."""
         error = self._failure
         ran_out = self._deadline_s <= self._clock.monotonic() < deadline_s
         if error is None or ran_out or _is_callers_own(error):
@@ -173,10 +177,10 @@ class Flights:
             flight.enter(member)
             return flight, begins
 
-    def disembark(self, key: Hashable, member: object, flight: Flight) -> None:
+    def disembark(self, key: Hashable, member: object, flight: Flight, *, leads: bool) -> None:
         """Leave. A flight that is over, or that nobody is on any more, can not be joined again."""
         with self._lock:
-            last = flight.leave(member)
+            last = flight.leave(member, leads=leads)
             if (last or flight.is_over) and self._flights.get(key) is flight:
                 del self._flights[key]
         if last:
@@ -213,8 +217,8 @@ class SingleFlightLayer:
             flight, leads = self._flights.board(key, member, lambda: proceed(call), call.deadline_s)
             call.trace.cache = planned if leads else "coalesced"
             try:
-                yield from flight.events(member, call.deadline_s)
+                yield from flight.events(call.deadline_s, leads=leads)
             except _StartAnew:
                 again = True
             finally:
-                self._flights.disembark(key, member, flight)
+                self._flights.disembark(key, member, flight, leads=leads)

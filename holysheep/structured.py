@@ -30,29 +30,37 @@ from holysheep.types import (
     JsonObject,
 )
 
-_FENCE = re.compile(r"^\s*```[\w-]*\s*(.*?)\s*```\s*$", re.DOTALL)
+_LANGUAGE = re.compile(r"\A[\w-]*\s")
+"""What stands behind the opening of a code fence."""
 
 
-def parse_answer(text: str, schema: JsonObject) -> Any:
+def parse_answer(text: str) -> Any:
     """The JSON value of an answer, a code fence round it allowed.
 
-    Raises ``ValueError`` with what is wrong and where.
+    Raises ``ValueError`` with what is wrong.
     """
-    fenced = _FENCE.match(text)
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```") and len(text) > 5:
+        text = _LANGUAGE.sub("", text[3:-3], count=1)
     try:
-        value = with_whole_characters(parse_json(fenced.group(1) if fenced else text))
+        return with_whole_characters(parse_json(text))
     except ValueError as error:
         raise ValueError(f"the answer is not JSON ({error})") from None
-    if schema:
-        # A registry of its own: a $ref to somewhere else must not make this process fetch it.
-        validator = Draft202012Validator(schema, registry=EMPTY_REGISTRY)
-        try:
-            problem = best_match(validator.iter_errors(value))
-        except RecursionError:
-            raise ValueError("the schema refers to itself without end") from None
-        if problem is not None:
-            raise ValueError(f"the answer breaks the schema: {where(problem)}")
-    return value
+
+
+def check_answer(text: str, schema: JsonObject) -> None:
+    """Raise ``ValueError`` with what is wrong with an answer and where; ``{}`` takes any JSON."""
+    value = parse_answer(text)
+    if not schema:
+        return
+    # A registry of its own: a $ref to somewhere else must not make this process fetch it.
+    validator = Draft202012Validator(schema, registry=EMPTY_REGISTRY)
+    try:
+        problem = best_match(validator.iter_errors(value))
+    except RecursionError:
+        raise ValueError("the schema refers to itself without end") from None
+    if problem is not None:
+        raise ValueError(f"the answer breaks the schema: {where(problem)}")
 
 
 class StructuredLayer:
@@ -65,10 +73,17 @@ class StructuredLayer:
             yield from proceed(call)
             return
         completion, call = self._ask(call, proceed, schema)
-        if not completion.first.tool_calls:
-            completion = self._checked(completion, call, proceed, schema)
-        if completion.first.text or completion.first.reasoning:
-            yield Delta(text=completion.first.text, reasoning=completion.first.reasoning)
+        problem = _problem(completion, schema)
+        if problem and completion.first.finish_reason != "length":
+            again = call.asking(_correction(call.request, completion.first.text, problem))
+            second = _completion_of(proceed(again))
+            completion = replace(second, earlier=(completion.usage,))
+            problem = _problem(completion, schema)
+        if problem:
+            raise _invalid(problem, completion)
+        choice = completion.first
+        if choice.text or choice.reasoning:
+            yield Delta(choice.text, choice.reasoning, is_last=True)
         yield Completed(completion)
 
     def _ask(self, call: Call, proceed: Handler, schema: JsonObject) -> tuple[Completion, Call]:
@@ -81,31 +96,28 @@ class StructuredLayer:
             call = call.asking(plain)
             return _completion_of(proceed(call)), call
 
-    def _checked(
-        self, completion: Completion, call: Call, proceed: Handler, schema: JsonObject
-    ) -> Completion:
-        try:
-            return _with_structure(completion, schema)
-        except ValueError as problem:
-            if completion.first.finish_reason == "length":
-                raise _invalid(problem, completion) from None
-            correction = call.request.with_messages(
-                [
-                    *call.request.body["messages"],
-                    {"role": "assistant", "content": completion.first.text},
-                    {
-                        "role": "user",
-                        "content": f"This cannot be used: {problem}."
-                        " Answer again, with the corrected JSON only.",
-                    },
-                ]
-            )
-        second = _completion_of(proceed(call.asking(correction)))
-        second = replace(second, usage=completion.usage + second.usage)
-        try:
-            return _with_structure(second, schema)
-        except ValueError as problem:
-            raise _invalid(problem, second) from None
+
+def _problem(completion: Completion, schema: JsonObject) -> str:
+    """What is wrong with an answer, or nothing. One that calls a tool is no answer yet."""
+    if completion.first.tool_calls:
+        return ""
+    try:
+        check_answer(completion.first.text, schema)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _correction(request: ChatRequest, answer: str, problem: str) -> ChatRequest:
+    """The request again, with the answer that cannot be used and why."""
+    advice = f"This cannot be used: {problem}. Answer again, with the corrected JSON only."
+    return request.with_messages(
+        [
+            *request.body["messages"],
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": advice},
+        ]
+    )
 
 
 def _completion_of(events: Iterator[Event]) -> Completion:
@@ -115,11 +127,7 @@ def _completion_of(events: Iterator[Event]) -> Completion:
     return last.completion
 
 
-def _with_structure(completion: Completion, schema: JsonObject) -> Completion:
-    return replace(completion, structured=parse_answer(completion.first.text, schema))
-
-
-def _invalid(problem: ValueError, completion: Completion) -> InvalidOutput:
+def _invalid(problem: str, completion: Completion) -> InvalidOutput:
     advice = (
         "It was cut off by max_tokens; raise it."
         if completion.first.finish_reason == "length"
@@ -138,7 +146,8 @@ def _is_about_response_format(error: BadRequest) -> bool:
 
 def _without_json_schema(request: ChatRequest, schema: JsonObject) -> ChatRequest | None:
     """The request with the schema as an instruction; ``None`` if it asks for none."""
-    if request.body.get("response_format", {}).get("type") != "json_schema":
+    asked = request.body.get("response_format")
+    if not isinstance(asked, dict) or asked.get("type") != "json_schema":
         return None
     instruction = {
         "role": "system",

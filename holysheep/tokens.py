@@ -37,10 +37,19 @@ def estimate_prompt_tokens(request: ChatRequest) -> int:
     return total
 
 
+def most_prompt_tokens(request: ChatRequest) -> int:
+    """An upper bound of the prompt tokens: no tokenizer makes more of a text than it has bytes."""
+    total = len(str(request.body.get("tools") or "").encode(errors="replace"))
+    for message in request.body.get("messages", ()):
+        total += 4 * TOKENS_PER_MESSAGE + _content_bytes(message.get("content"))
+        total += len(str(message.get("tool_calls") or "").encode(errors="replace"))
+    return total
+
+
 def max_completion_tokens(request: ChatRequest) -> int:
     """The most tokens that the request lets the model answer; 0 where it sets no limit."""
-    limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens") or 0
-    return int(limit) * int(request.body.get("n") or 1)
+    limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens")
+    return _positive(limit) * max(1, _positive(request.body.get("n")))
 
 
 def estimate_call_tokens(request: ChatRequest) -> int:
@@ -51,11 +60,27 @@ def estimate_call_tokens(request: ChatRequest) -> int:
 def _content_tokens(content: str | Sequence[Mapping[str, Any]] | None) -> int:
     if content is None:
         return 0
-    if isinstance(content, str):
-        return estimate_tokens(content)
+    if not isinstance(content, list):
+        return estimate_tokens(str(content))
     return sum(
         TOKENS_PER_IMAGE
         if part.get("type") == "image_url"
         else estimate_tokens(str(part.get("text", "")))
         for part in content
     )
+
+
+def _content_bytes(content: Any) -> int:
+    if not isinstance(content, list):
+        return len(str(content or "").encode(errors="replace"))
+    return sum(
+        4 * TOKENS_PER_IMAGE
+        if part.get("type") == "image_url"
+        else len(str(part).encode(errors="replace"))
+        for part in content
+    )
+
+
+def _positive(value: Any) -> int:
+    """A number that came through ``extra_body`` unchecked; 0 where it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -5,12 +5,13 @@ whichever was asked for. Everything that can go wrong on the way becomes an erro
 """
 
 import json
+import ssl
 import zlib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -24,7 +25,7 @@ from holysheep.errors import (
     TimedOut,
     UpstreamError,
 )
-from holysheep.faults import REQUEST_ID_HEADERS, error_for, looks_like_page
+from holysheep.faults import REQUEST_ID_HEADERS, error_for, looks_like_page, shown_id, with_id
 from holysheep.inflate import ACCEPTED, inflated
 from holysheep.network import Limit, limits
 from holysheep.pool import PooledTransport
@@ -36,6 +37,8 @@ from holysheep.tokens import estimate_prompt_tokens, estimate_tokens
 from holysheep.types import Call, Completed, Completion, Delta, Event, Usage
 from holysheep.wire import BLANK_START, Assembler, encode, looks_like_events, server_sent_data
 
+_START_BYTES = 6
+"""In so many bytes the form of a body shows."""
 USER_AGENT = f"holysheep-for-dify/{config.VERSION}"
 
 
@@ -66,7 +69,10 @@ class ChatTransport:
                 response.close()
         except httpx.TransportError as error:
             past_deadline = self._clock.monotonic() >= call.deadline_s
-            raise connection_error(error, past_deadline=past_deadline) from error
+            failure = connection_error(error, past_deadline=past_deadline)
+            failure.request_id = call.trace.request_id
+            failure.message = with_id(failure.message, call.trace.request_id)
+            raise failure from error
         except zlib.error as error:
             raise _not_inflatable() from error
         finally:
@@ -78,6 +84,7 @@ class ChatTransport:
         while True:
             left_out = self._quirks.refused_by(call.request.model)
             call.trace.attempts += 1
+            call.trace.request_id = None
             response = self._pool.handle_request(
                 httpx.Request(
                     "POST",
@@ -148,21 +155,24 @@ class ChatTransport:
         """The pieces of an answer as they arrive; returns the whole."""
         headers = response.headers
         request_id = next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None)
+        if request_id is not None:
+            request_id = shown_id(request_id, *self._secrets)
         call.trace.request_id = request_id
         assembler = Assembler(
             call.request.model,
             request_id=request_id,
             wall_s=self._clock.wall(),
             secrets=self._secrets,
+            single=(call.request.body.get("n") or 1) == 1,
         )
         pieces = _bounded(_content(response), config.MAX_RESPONSE_BYTES)
-        start = next(pieces, b"")
-        while len(start.lstrip(BLANK_START)) < 6:
-            # A body may come in single bytes; its form shows in the first few.
-            piece = next(pieces, None)
-            if piece is None:
+        start = b""
+        for piece in pieces:
+            # A body may come in single bytes, or begin with any amount of nothing; its form shows
+            # in the first few bytes that are something.
+            start = (start + piece).lstrip(BLANK_START)
+            if len(start) >= _START_BYTES:
                 break
-            start += piece
         if looks_like_events(start):
             # A chain, since closing a generator that yields from the pieces would close them too.
             for data in server_sent_data(chain([start], pieces)):
@@ -175,8 +185,11 @@ class ChatTransport:
             body = start + b"".join(pieces)
             if looks_like_page(body, headers.get("content-type", "")):
                 raise BadResponse(
-                    "The gateway answered with a web page instead of an API response."
-                    " Check the base URL.",
+                    with_id(
+                        "The gateway answered with a web page instead of an API response."
+                        " Check the base URL.",
+                        request_id,
+                    ),
                     request_id=request_id,
                 )
             yield from assembler.feed_body(body)
@@ -249,8 +262,7 @@ def connection_error(error: httpx.TransportError, *, past_deadline: bool) -> Hol
     if isinstance(error, httpx.TimeoutException):
         return TimedOut("The gateway stopped answering. Try again later.", detail=detail)
     if isinstance(error, httpx.ConnectError):
-        told = detail.lower()
-        if "certificate" in told or "ssl" in told:
+        if _is_about_tls(error):
             return ConnectFailed(
                 "The gateway's TLS certificate could not be verified, so nothing was sent."
                 " Check the base URL, or the certificates of this machine (SSL_CERT_FILE).",
@@ -267,6 +279,14 @@ def connection_error(error: httpx.TransportError, *, past_deadline: bool) -> Hol
         "The connection to the gateway broke before the answer was complete. Try again.",
         detail=detail,
     )
+
+
+def _is_about_tls(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _estimated_usage(call: Call, completion: Completion) -> Usage:
@@ -299,7 +319,9 @@ def _bounded(pieces: Iterator[bytes], limit: int, *, cut: bool = False) -> Itera
 
 
 def _content(response: httpx.Response) -> Iterator[bytes]:
-    return inflated(response.iter_raw(), response.headers.get("content-encoding", ""))
+    # The stream itself: httpx would inflate a whole piece at once, however much that becomes.
+    pieces = iter(cast("httpx.SyncByteStream", response.stream))
+    return inflated(pieces, response.headers.get("content-encoding", ""))
 
 
 def _not_inflatable() -> BadResponse:

@@ -7,10 +7,12 @@ the next event. The texts of the deltas, joined, are the text of the completion.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any, Literal
+
+from holysheep.jsontext import whole_characters
 
 JsonObject = dict[str, Any]
 """A decoded JSON object. ``Any`` ends where parsing ends."""
@@ -43,7 +45,7 @@ class ChatRequest:
     def canonical(self) -> bytes:
         """The body as UTF-8 JSON with sorted keys: what is sent, and what the cache key hashes."""
         if self._canonical is None:
-            self._canonical = _CANONICAL.encode(self.body).encode()
+            self._canonical = whole_characters(_CANONICAL.encode(self.body)).encode()
         return self._canonical
 
     def digest(self) -> bytes:
@@ -101,6 +103,7 @@ class Trace:
     request_id: str | None = None
     fallback_from: str | None = None
     left_out: tuple[str, ...] = ()
+    breaker_epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +178,7 @@ class Completion:
     """A complete, successful answer.
 
     ``asked_model`` is the id that was sent, ``model`` the id that upstream says it served.
-    ``structured`` is the parsed JSON answer where JSON was asked for, else ``None``.
+    ``earlier`` are the usages of answers before it that could not be used; they cost as well.
     """
 
     asked_model: str
@@ -183,7 +186,12 @@ class Completion:
     choices: tuple[Choice, ...]
     usage: Usage
     request_id: str | None = None
-    structured: Any = None
+    earlier: tuple[Usage, ...] = ()
+
+    @property
+    def total_usage(self) -> Usage:
+        """What it took to get this answer."""
+        return sum(self.earlier, self.usage)
 
     @property
     def first(self) -> Choice:
@@ -202,7 +210,7 @@ class Delta:
     text: str = ""
     reasoning: str = ""
     index: int = 0
-    is_last: bool = False
+    is_last: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import httpx
 from httpx_sse import EventSource
 
 from holysheep.errors import BadResponse, ConnectFailed
-from holysheep.faults import error_in_body
+from holysheep.faults import error_in_body, shown_id, with_id
 from holysheep.jsontext import (
     ends_in_half,
     parse_json,
@@ -50,37 +50,36 @@ def encode(request: ChatRequest, *, stream: bool, left_out: tuple[str, ...] = ()
 
 def server_sent_data(pieces: Iterable[bytes]) -> Iterator[str]:
     """The data of each server-sent event in a body that comes in pieces."""
+    body = _Pieces(pieces)
     source = httpx.Response(
-        200,
-        headers={"content-type": "text/event-stream; charset=utf-8"},
-        stream=_Pieces(pieces),
+        200, headers={"content-type": "text/event-stream; charset=utf-8"}, stream=body
     )
     for event in EventSource(source).iter_sse():
         data = event.data.strip()
-        if data:
+        # The last event counts without an end of its own too, unless it was cut off.
+        if data and not (body.has_ended and not _is_whole(data)):
             yield data
 
 
 class _Pieces(httpx.SyncByteStream):
+    """A body without a byte order mark, and with an end to its last event."""
+
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = pieces
+        self.has_ended = False
 
     def __iter__(self) -> Iterator[bytes]:
         first = True
-        line = b""
         for piece in self._pieces:
             yield piece.removeprefix(b"\xef\xbb\xbf") if first else piece
             first = False
-            line = (line + piece).rpartition(b"\n")[2]
-        # Ends an event that the server did not end before it closed, unless it was cut off.
-        if not line or _is_whole(line):
-            yield b"\n\n"
+        self.has_ended = True
+        yield b"\n\n"
 
 
-def _is_whole(line: bytes) -> bool:
-    data = line.partition(b":")[2].strip()
+def _is_whole(data: str) -> bool:
     try:
-        return data == b"[DONE]" or bool(parse_json(data))
+        return data == "[DONE]" or isinstance(parse_json(data), dict)
     except ValueError:
         return False
 
@@ -111,7 +110,9 @@ class Assembler:
         request_id: str | None,
         wall_s: float,
         secrets: tuple[str, ...] = (),
+        single: bool = False,
     ) -> None:
+        self._single = single
         self._asked_model = asked_model
         self._request_id = request_id
         self._wall_s = wall_s
@@ -154,6 +155,9 @@ class Assembler:
             if not isinstance(choice, dict):
                 raise self._bad("has a choice that is no object")
             index = choice.get("index")
+            if self._single:
+                # Who asks for one answer means the only one, whatever number it is given.
+                index = 0
             parts = self._parts(index if isinstance(index, int) else position)
             delta = parts.feed(choice)
             if delta is not None:
@@ -167,8 +171,11 @@ class Assembler:
         """The completion; call it when the body has ended."""
         if not self.finished:
             raise ConnectFailed(
-                "The answer broke off before its end. Try again; if it happens again, the gateway"
-                " or a proxy on the way cuts long answers.",
+                with_id(
+                    "The answer broke off before its end. Try again; if it happens again, the"
+                    " gateway or a proxy on the way cuts long answers.",
+                    self._request_id,
+                ),
                 request_id=self._request_id,
             )
         if not self._choices:
@@ -201,7 +208,7 @@ class Assembler:
 
     def _note(self, part: JsonObject) -> None:
         if isinstance(part.get("model"), str) and part["model"]:
-            self._model = whole_characters(part["model"])
+            self._model = shown_id(whole_characters(part["model"]), *self._secrets)
         usage = parse_usage(part.get("usage"))
         if usage is not None:
             self._usage = usage
@@ -259,8 +266,9 @@ class Assembler:
         )
 
     def _bad(self, what: str) -> BadResponse:
+        told = f"The gateway's answer {what}. Check that the base URL is an OpenAI-compatible API."
         return BadResponse(
-            f"The gateway's answer {what}. Check that the base URL is an OpenAI-compatible API.",
+            with_id(told, self._request_id),
             request_id=self._request_id,
         )
 
@@ -353,7 +361,7 @@ class _ChoiceParts:
             tool_calls=tuple(
                 with_whole_characters(self._tools[key]) for key in sorted(self._tools)
             ),
-            logprobs={"content": with_whole_characters(self._logprobs)} if self._logprobs else None,
+            logprobs={"content": self._logprobs} if self._logprobs else None,
         )
 
     def _delta(self, text: str, reasoning: str) -> Delta | None:

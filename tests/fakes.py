@@ -521,7 +521,9 @@ class ScriptedGateway:
             return httpx.Response(
                 status,
                 headers={"content-type": "application/json", **headers},
-                content=content if isinstance(content, bytes) else json.dumps(content).encode(),
+                stream=_Body(
+                    content if isinstance(content, bytes) else json.dumps(content).encode()
+                ),
                 request=request,
             )
         finally:
@@ -532,6 +534,16 @@ class ScriptedGateway:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+class _Body(httpx.SyncByteStream):
+    """A response body that has not been read yet."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._content
 
 
 def good_answer(

@@ -46,6 +46,7 @@ from tests.engine.bodies.servers import (
     events,
     forget_proxies,
     make_certificate,
+    relay,
     replies,
     stream_body,
     tls_server_context,
@@ -571,27 +572,50 @@ class TestTls:
         with RawServer(serve) as server, pytest.raises(ConnectFailed):
             client_for(server.url.replace("http:", "https:")).chat("Hi", max_retries=0)
 
-    def test_one_that_the_machine_trusts_is_accepted(self, certificate: tuple[Path, Path]) -> None:
+    @pytest.mark.parametrize("way", ["direct", "http proxy", "socks proxy"])
+    def test_one_that_the_machine_trusts_is_accepted(
+        self, certificate: tuple[Path, Path], way: str
+    ) -> None:
         """In a process of its own: certificates are read once a process."""
-        context = tls_server_context(*certificate)
         script = (
-            "import sys, holysheep\n"
+            "import holysheep\n"
             "with holysheep.Client() as client:\n"
             "    print(client.chat('Hi').text)\n"
             "    stream = client.stream('Ho')\n"
             "    print(''.join(piece.text for piece in stream))\n"
         )
         good = replies(answer(chat_body()), chunked(stream_body()))
-        with RawServer(good, tls=context) as server:
+        port = 0
+
+        def proxy(link: Link) -> None:
+            if way == "http proxy":
+                assert link.read_head().startswith(b"CONNECT 127.0.0.1:%d HTTP/1.1" % port)
+                link.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            else:
+                assert link.sock.recv(100) == b"\x05\x01\x00"
+                link.send(b"\x05\x00")
+                assert link.sock.recv(100)[:4] == b"\x05\x01\x00\x01"
+                link.send(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+            relay(link, port)
+
+        with (
+            RawServer(good, tls=tls_server_context(*certificate)) as server,
+            RawServer(proxy) as between,
+        ):
+            port = server.port
+            environment = {
+                **os.environ,
+                "SSL_CERT_FILE": str(certificate[0]),
+                "HOLYSHEEP_API_KEY": KEY,
+                "HOLYSHEEP_BASE_URL": server.url,
+            }
+            if way != "direct":
+                scheme = "http" if way == "http proxy" else "socks5"
+                environment["HTTPS_PROXY"] = f"{scheme}://127.0.0.1:{between.port}"
             ended = subprocess.run(
                 [sys.executable, "-W", "error", "-c", script],
                 cwd=ROOT,
-                env={
-                    **os.environ,
-                    "SSL_CERT_FILE": str(certificate[0]),
-                    "HOLYSHEEP_API_KEY": KEY,
-                    "HOLYSHEEP_BASE_URL": server.url,
-                },
+                env=environment,
                 capture_output=True,
                 text=True,
                 check=False,
@@ -599,6 +623,7 @@ class TestTls:
             )
             assert (ended.stdout, ended.stderr) == ("hello\nhello\n", "")
             assert server.connections == 1
+            assert between.connections == (way != "direct")
 
 
 def test_a_client_that_is_shared_and_broken_does_not_mix_up_answers(client_for: Any) -> None:

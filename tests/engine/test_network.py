@@ -333,13 +333,17 @@ class TestLiveness:
             assert not stream.get_extra_info("is_readable")
 
     @pytest.mark.parametrize(
-        "end", [lambda _: None, Link.reset, lambda link: (link.send(b"x"), link.wait_for_end())]
+        "end",
+        [lambda _: None, Link.reset, lambda link: (link.send(b"x"), link.wait_for_end())],
+        ids=["FIN", "RST", "bytes"],
     )
     def test_one_that_ended_or_was_written_to_is_readable(
         self, end: Callable[[Link], Any], connect: Opener
     ) -> None:
-        with RawServer(end) as server:
+        is_open = threading.Event()
+        with RawServer(lambda link: (is_open.wait(5), end(link))) as server:
             stream = connect(server)
+            is_open.set()
             end_s = time.monotonic() + 5
             while not stream.get_extra_info("is_readable"):
                 assert time.monotonic() < end_s
@@ -390,6 +394,67 @@ class TestTls:
             with pytest.raises(httpcore.ConnectError, match=r"(?i)certificate"):
                 connect(server).start_tls(context, name, within(5))
             assert server.requests == []
+
+    def test_what_was_received_and_not_read_counts_as_readable(
+        self, trusting: ssl.SSLContext, server_side: ssl.SSLContext, connect: Opener
+    ) -> None:
+        """A second answer in a record of its own, in the same segment as the first."""
+
+        def serve(link: Link) -> None:
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = server_side.wrap_bio(incoming, outgoing, server_side=True)
+            while True:
+                try:
+                    if tls.read(100):
+                        break
+                except ssl.SSLWantReadError:
+                    link.send(outgoing.read())
+                    incoming.write(link.sock.recv(65536))
+            tls.write(b"first")
+            tls.write(b"second")
+            link.send(outgoing.read())
+            link.wait_for_end()
+
+        with RawServer(serve) as server:
+            stream = connect.tls(server, trusting)
+            stream.write(b"hello", within(5))
+            assert stream.read(5, within(5)) == b"first"
+            assert stream.get_extra_info("is_readable")
+            assert stream.read(100, within(5)) == b"second"
+            assert not stream.get_extra_info("is_readable")
+
+    def test_an_end_without_notice_is_an_end(
+        self, trusting: ssl.SSLContext, server_side: ssl.SSLContext, connect: Opener
+    ) -> None:
+        def serve(link: Link) -> None:
+            link.sock.recv(10)
+            link.send(b"all")
+            os.close(link.sock.detach())
+
+        with RawServer(serve, tls=server_side) as server:
+            stream = connect.tls(server, trusting)
+            stream.write(b"hello", within(5))
+            assert stream.read(100, within(5)) == b"all"
+            assert stream.read(100, within(5)) == b""
+
+    def test_large_data_in_both_directions(
+        self, trusting: ssl.SSLContext, server_side: ssl.SSLContext, connect: Opener
+    ) -> None:
+        whole = os.urandom(1_000_000)
+
+        def serve(link: Link) -> None:
+            data = b""
+            while len(data) < len(whole):
+                data += link.sock.recv(65536)
+            link.send(data)
+
+        with RawServer(serve, tls=server_side) as server:
+            stream = connect.tls(server, trusting)
+            stream.write(whole, within(5))
+            received = b""
+            while len(received) < len(whole):
+                received += stream.read(65536, within(5))
+            assert received == whole
 
     def test_a_silent_handshake_is_cut_off(self, trusting: ssl.SSLContext, connect: Opener) -> None:
         with RawServer(Link.wait_for_end) as server:

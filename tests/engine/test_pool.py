@@ -1,7 +1,9 @@
 """The pool: which connection is used, how many there are, and that none is lost."""
 
 import base64
+import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -255,22 +257,38 @@ class TestStale:
 
     @pytest.mark.parametrize(
         "extra",
-        [answer(b"of nobody"), answer(b"error", 500), b"HTTP/1.1 200 OK\r\n", b"\r\n", b"x"],
-        ids=["a whole answer", "an error", "half a head", "an empty line", "a byte"],
+        [answer(b"of nobody"), answer(b"error", 500), answer(b"a") + answer(b"b")],
+        ids=["an answer", "an error", "two answers"],
     )
-    def test_bytes_behind_an_answer_are_not_the_next_one(self, pool_for: Any, extra: bytes) -> None:
-        """Servers do this: an error page behind a finished stream, a wrong content-length."""
+    def test_an_answer_too_many_is_not_taken_for_the_next_one(
+        self, pool_for: Any, extra: bytes
+    ) -> None:
+        """Servers do this: an error behind a finished stream, a wrong content-length."""
+        with RawServer(self.sends_too_much(extra)) as server:
+            pool = pool_for(server.url)
+            asked = [b'{"n": %d}' % number for number in range(5)]
+            assert [fetch(pool, server.url, content=content) for content in asked] == asked
 
+    @pytest.mark.parametrize("extra", [b"HTTP/1.1 200 OK\r\n", b"\r\n", b"x"])
+    def test_stray_bytes_cost_one_request_at_most(self, pool_for: Any, extra: bytes) -> None:
+        with RawServer(self.sends_too_much(extra)) as server:
+            pool = pool_for(server.url)
+            assert fetch(pool, server.url, content=b"0") == b"0"
+            with contextlib.suppress(httpx.TransportError):
+                assert fetch(pool, server.url, content=b"1") == b"1"
+            assert pool.in_use == 0
+            for content in (b"2", b"3"):
+                assert fetch(pool, server.url, content=content) == content
+
+    @staticmethod
+    def sends_too_much(extra: bytes) -> Callable[[Link], None]:
         def serve(link: Link) -> None:
-            first = True
+            first = link.number == 0
             while (request := link.read_request()) is not None:
                 link.send(answer(request.body) + (extra if first else b""))
                 first = False
 
-        with RawServer(serve) as server:
-            pool = pool_for(server.url)
-            asked = [b'{"n": %d}' % number for number in range(5)]
-            assert [fetch(pool, server.url, content=content) for content in asked] == asked
+        return serve
 
 
 class TestBounds:
@@ -420,6 +438,38 @@ class TestNoSlotIsLost:
             with pytest.raises(httpx.ConnectError):
                 fetch(pool, url)
         assert pool.in_use == 0
+
+    def test_a_failed_connection_leaves_those_in_use_alone(
+        self, pool_for: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever is cleaned up after a failure must not be what another request is using."""
+        addresses = ["127.0.0.1"]
+
+        def getaddrinfo(host: Any, port: Any, *_: Any, **__: Any) -> Any:
+            if not addresses and host == "gateway.test":
+                raise socket.gaierror(socket.EAI_NONAME, "unknown")
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        rest = threading.Event()
+
+        def serve(link: Link) -> None:
+            link.read_request()
+            link.send(chunked(b"first", end=False))
+            rest.wait(5)
+            link.send(b"4\r\nlast\r\n0\r\n\r\n")
+            link.wait_for_end()
+
+        with RawServer(serve) as server:
+            url = f"http://gateway.test:{server.port}/v1"
+            pool = pool_for(url)
+            held = begin(pool, url)
+            addresses.clear()
+            with pytest.raises(httpx.ConnectError):
+                fetch(pool, url)
+            rest.set()
+            assert held.read() == b"firstlast"
+            assert pool.in_use == 0
 
     def test_another_origin(self, pool_for: Any) -> None:
         with RawServer(replies(HELLO)) as server:

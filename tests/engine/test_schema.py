@@ -124,7 +124,6 @@ def test_tools_are_returned_as_they_are() -> None:
 @pytest.mark.parametrize(
     "tools",
     [
-        [],
         {},
         "f",
         None,

@@ -345,15 +345,6 @@ def test_a_follower_waits_no_longer_than_its_own_deadline() -> None:
     assert follower.ended_s == START_S + 10
 
 
-def test_a_follower_that_takes_over_keeps_its_own_deadline() -> None:
-    shared = Shared([1.0, Delta("one"), 30.0, *answered("two")])
-    shared.time.spawn(shared.leave_after, 1.0)
-    heir = shared.time.spawn(shared.ask, timeout_s=10.0)
-    outcomes = shared.run()
-    assert isinstance(outcomes[1], HolySheepError)
-    assert heir.ended_s == START_S + 10
-
-
 def test_a_leader_that_reads_slowly_does_not_hold_up_the_others() -> None:
     shared = Shared()
 
@@ -365,7 +356,7 @@ def test_a_leader_that_reads_slowly_does_not_hold_up_the_others() -> None:
         return text
 
     shared.time.spawn(slow_reader)
-    follower = shared.time.spawn(shared.ask, timeout_s=60.0)
+    follower = shared.time.spawn(shared.ask, timeout_s=1000.0)
     assert shared.run() == [TEXT, TEXT]
     assert follower.ended_s == START_S + 5
 

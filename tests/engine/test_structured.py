@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from holysheep.errors import BadRequest, HolySheepError, InvalidOutput, ServerError, UnknownModel
 from holysheep.schema import check_schema
-from holysheep.structured import StructuredLayer, parse_answer
+from holysheep.structured import StructuredLayer, check_answer, parse_answer
 from holysheep.types import Choice, Completed, Completion, Delta, Usage
 from tests.engine.test_types import json_values
 from tests.fakes import FakeClock, ScriptedHandler, Timeline, a_call, a_request, answered, text_of
@@ -39,13 +39,13 @@ def saying(text: str, **fields: Any) -> list[Timeline]:
 
 @given(value=json_values)
 def test_every_json_value_is_read_as_it_is(value: Any) -> None:
-    assert parse_answer(json.dumps(value), {}) == value
+    assert parse_answer(json.dumps(value)) == value
 
 
 @given(value=json_values, language=st.sampled_from(["", "json", "JSON", "json5"]))
 def test_a_code_fence_round_the_value_is_accepted(value: Any, language: str) -> None:
     text = f"\n```{language}\n{json.dumps(value, indent=2)}\n```\n"
-    assert parse_answer(text, {}) == value
+    assert parse_answer(text) == value
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_code_fence_round_the_value_is_accepted(value: Any, language: str) -> 
 )
 def test_what_is_no_json_is_said_to_be_none(text: str) -> None:
     with pytest.raises(ValueError, match="not JSON"):
-        parse_answer(text, {})
+        parse_answer(text)
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,22 @@ def test_what_is_no_json_is_said_to_be_none(text: str) -> None:
 def test_an_answer_of_endless_white_space_is_read_in_no_time(text: str) -> None:
     began_s = time.perf_counter()
     with pytest.raises(ValueError, match="not JSON"):
-        parse_answer(text, {})
+        parse_answer(text)
     assert time.perf_counter() - began_s < 0.2
+
+
+@pytest.mark.parametrize("depth", [20, 100, 200, 300, 400, 500, 600, 700, 800, 900, 980])
+@pytest.mark.parametrize("schema", [{}, PERSON, {"items": True}], ids=["any", "object", "items"])
+def test_an_answer_of_any_depth_is_refused_or_can_be_used(depth: int, schema: Any) -> None:
+    text = "[" * depth + "]" * depth
+    with contextlib.suppress(ValueError):
+        check_answer(text, schema)
+        assert json.dumps(parse_answer(text)) == text
 
 
 def test_a_value_that_breaks_the_schema_is_refused_with_the_place() -> None:
     with pytest.raises(ValueError, match=r"\$\.age: -1 is less than"):
-        parse_answer('{"name": "Ada", "age": -1}', PERSON)
+        check_answer('{"name": "Ada", "age": -1}', PERSON)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +127,7 @@ def test_a_schema_that_passes_the_check_never_fails_in_the_use(schema: dict[str,
         return
     for text in ('{"x": "a"}', "1"):
         with contextlib.suppress(ValueError):
-            parse_answer(text, schema)
+            check_answer(text, schema)
 
 
 # --- the layer ----------------------------------------------------------------------------------
@@ -136,10 +145,10 @@ def test_without_a_schema_everything_passes_through_as_it_arrives() -> None:
     assert [event.text for event in events[:-1]] == ["a", " b", " c"]
 
 
-def test_a_good_answer_comes_in_one_piece_with_its_value() -> None:
+def test_a_good_answer_comes_in_one_piece() -> None:
     events, handler = ask(saying('{"name": "Ada"}'))
-    assert events[0] == Delta('{"name": "Ada"}')
-    assert events[-1].completion.structured == {"name": "Ada"}
+    assert events[0] == Delta('{"name": "Ada"}', is_last=True)
+    assert events[-1].completion.first.text == '{"name": "Ada"}'
     assert len(handler.calls) == 1
 
 
@@ -151,7 +160,7 @@ def test_nothing_of_a_wrong_answer_is_ever_passed_on() -> None:
 @pytest.mark.parametrize("wrong", ["no JSON", "[]", '{"age": 3}', '{"name": 1}'])
 def test_a_wrong_answer_is_asked_for_once_more_with_what_was_wrong(wrong: str) -> None:
     events, handler = ask(saying(wrong), saying('{"name": "Ada"}'))
-    assert events[-1].completion.structured == {"name": "Ada"}
+    assert events[-1].completion.first.text == '{"name": "Ada"}'
     first, second = (call.request.body["messages"] for call in handler.calls)
     assert second[: len(first)] == first
     assert second[-2] == {"role": "assistant", "content": wrong}
@@ -176,7 +185,7 @@ def test_the_usage_of_both_attempts_is_reported() -> None:
     one = Usage(prompt_tokens=10, completion_tokens=5, provider_cost_usd=Decimal("0.1"))
     two = Usage(prompt_tokens=30, completion_tokens=7, provider_cost_usd=Decimal("0.2"))
     events, _ = ask(saying("no", usage=one), saying('{"name": "A"}', usage=two))
-    assert events[-1].completion.usage == one + two
+    assert events[-1].completion.total_usage == one + two
 
 
 def test_an_answer_of_tool_calls_is_not_read_as_json() -> None:
@@ -188,8 +197,9 @@ def test_an_answer_of_tool_calls_is_not_read_as_json() -> None:
 
 @pytest.mark.parametrize("text", ["1", "[1]", '"a"', "null", "true", "{}"])
 def test_any_json_will_do_where_no_schema_was_given(text: str) -> None:
-    events, _ = ask(saying(text), schema={})
-    assert events[-1].completion.structured == json.loads(text)
+    events, handler = ask(saying(text), schema={})
+    assert events[-1].completion.first.text == text
+    assert len(handler.calls) == 1
 
 
 JSON_SCHEMA_FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": PERSON}}
@@ -205,7 +215,7 @@ JSON_SCHEMA_FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "
 )
 def test_a_gateway_without_json_schema_gets_it_as_an_instruction(refusal: BadRequest) -> None:
     events, handler = ask(refusal, saying('{"name": "A"}'), response_format=JSON_SCHEMA_FORMAT)
-    assert events[-1].completion.structured == {"name": "A"}
+    assert text_of(events) == '{"name": "A"}'
     body = handler.calls[1].request.body
     assert body["response_format"] == {"type": "json_object"}
     assert json.dumps(PERSON) in body["messages"][0]["content"]

@@ -933,9 +933,9 @@ class TestSize:
 
     @staticmethod
     def bomb(mebibytes: int) -> bytes:
-        """A gzip file that inflates to so many MiB of spaces, of about a thousandth of that."""
+        """A gzip file that inflates to so many MiB of one letter, of about a thousandth of that."""
         packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-        block = packer.compress(b" " * 2**20) + packer.flush(zlib.Z_FULL_FLUSH)
+        block = packer.compress(b"x" * 2**20) + packer.flush(zlib.Z_FULL_FLUSH)
         head = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
         tail = zlib.compressobj(9, zlib.DEFLATED, -15).flush()
         size = struct.pack("<II", 0, (mebibytes << 20) & 0xFFFFFFFF)
@@ -1005,6 +1005,76 @@ class TestSize:
                 tracemalloc.stop()
             assert asker.pool.in_use == 0
         assert peak - len(packed) < 3 * config.MAX_RESPONSE_BYTES
+
+    @pytest.mark.parametrize("wbits", [15, -15, 31], ids=["zlib", "raw", "gzip"])
+    def test_all_that_servers_call_deflate_or_gzip_is_read(self, wbits: int) -> None:
+        packer = zlib.compressobj(wbits=wbits)
+        packed = packer.compress(chat_body()) + packer.flush()
+        encoding = "gzip" if wbits == 31 else "deflate"
+        good = answer(packed, headers={"content-encoding": encoding})
+        with RawServer(replies(good)) as server, Asker(server.url) as asker:
+            assert asker.ask().first.text == "hello"
+
+    @pytest.mark.parametrize(
+        ("body", "encoding"),
+        [
+            (gzip.compress(chat_body()[:9]) + gzip.compress(chat_body()[9:]), "gzip"),
+            (gzip.compress(gzip.compress(chat_body())), "gzip, gzip"),
+            (gzip.compress(chat_body()) + b"\0" * 8, "gzip"),
+            (gzip.compress(chat_body()), "X-GZIP"),
+            (chat_body(), "identity"),
+            (chat_body(), ""),
+        ],
+        ids=["two members", "twice", "padding", "x-gzip", "identity", "empty"],
+    )
+    def test_odd_compression(self, body: bytes, encoding: str) -> None:
+        good = answer(body, headers={"content-encoding": encoding})
+        with RawServer(replies(good)) as server, Asker(server.url) as asker:
+            assert asker.ask().first.text == "hello"
+
+    def test_a_compressed_stream_without_its_last_bytes_is_complete_with_done(self) -> None:
+        packer = zlib.compressobj(wbits=31)
+        packed = packer.compress(stream_body()) + packer.flush(zlib.Z_SYNC_FLUSH)
+        cut = chunked(packed, headers={"content-encoding": "gzip"})
+        with RawServer(replies(cut)) as server, Asker(server.url) as asker:
+            assert asker.ask(stream=True).first.text == "hello"
+
+    @pytest.mark.parametrize("layers", [10, 5000])
+    def test_compression_of_compression_without_end_is_unreadable(self, layers: int) -> None:
+        headers = {"content-encoding": ", ".join(["gzip"] * layers)}
+        odd = answer(chat_body(), headers=headers)
+        with (
+            RawServer(replies(odd)) as server,
+            Asker(server.url) as asker,
+            pytest.raises(BadResponse),
+        ):
+            asker.ask()
+
+    @pytest.mark.parametrize(
+        ("piece", "rest"),
+        [
+            pytest.param(b" " * 100, b"", id="spaces"),
+            pytest.param(b"\n", b"", id="empty lines"),
+            pytest.param(b": x\n\n", b"", id="comments"),
+            pytest.param(b"data:\n\n", b"", id="empty events"),
+            pytest.param(b":" * 100, b"\n\n", id="one long comment"),
+            pytest.param(b": x\r\r", b"", id="comments that end in CR"),
+        ],
+    )
+    def test_much_of_nothing_costs_little_time(self, piece: bytes, rest: bytes) -> None:
+        flood = chunked(*[piece] * 20_000, rest + stream_body())
+        with RawServer(replies(flood)) as server, Asker(server.url) as asker:
+            began_s = time.process_time()
+            assert asker.ask(stream=True, timeout_s=20).first.text == "hello"
+            assert time.process_time() - began_s < 1.5
+
+    def test_a_long_event_in_small_pieces_costs_little_time(self) -> None:
+        begun = b'data: {"choices":[{"finish_reason":"stop","delta":{"content":"'
+        long = chunked(begun, *[b"x" * 1000] * 10_000, b'"}}]}\n\n')
+        with RawServer(replies(long)) as server, Asker(server.url) as asker:
+            began_s = time.process_time()
+            assert len(asker.ask(stream=True, timeout_s=20).first.text) == 10_000_000
+            assert time.process_time() - began_s < 1.5
 
     @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
     def test_what_cannot_be_inflated_is_unreadable(self, encoding: str) -> None:

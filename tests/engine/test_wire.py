@@ -34,9 +34,9 @@ def body(name: str) -> bytes:
     return (BODIES / name).read_bytes()
 
 
-def read_stream(*pieces: bytes) -> Completion:
+def read_stream(*pieces: bytes, single: bool = True) -> Completion:
     """The completion in an event stream; the deltas, joined, must be its texts."""
-    return read(lambda assembler: feed_stream(assembler, pieces))
+    return read(lambda assembler: feed_stream(assembler, pieces), single=single)
 
 
 def feed_stream(assembler: Assembler, pieces: Iterable[bytes]) -> Iterator[Any]:
@@ -47,12 +47,12 @@ def feed_stream(assembler: Assembler, pieces: Iterable[bytes]) -> Iterator[Any]:
         yield from assembler.feed_data(data)
 
 
-def read_body(whole: bytes) -> Completion:
-    return read(lambda assembler: assembler.feed_body(whole))
+def read_body(whole: bytes, *, single: bool = True) -> Completion:
+    return read(lambda assembler: assembler.feed_body(whole), single=single)
 
 
-def read(feed: Callable[[Assembler], Iterator[Any]]) -> Completion:
-    assembler = Assembler("asked", request_id="req-1", wall_s=NOW_S)
+def read(feed: Callable[[Assembler], Iterator[Any]], *, single: bool) -> Completion:
+    assembler = Assembler("asked", request_id="req-1", wall_s=NOW_S, single=single)
     texts: dict[int, str] = {}
     reasonings: dict[int, str] = {}
     for deltas in (feed(assembler), assembler.flush()):
@@ -67,7 +67,7 @@ def read(feed: Callable[[Assembler], Iterator[Any]]) -> Completion:
     return completion
 
 
-def delta_of(content: str | None, finish: str | None = None, index: int = 0) -> dict[str, Any]:
+def delta_of(content: str | None, finish: str | None = None, index: Any = 0) -> dict[str, Any]:
     delta = {} if content is None else {"content": content}
     return {"choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
 
@@ -193,6 +193,32 @@ class TestEventSpelling:
             pytest.param(lambda raw: b"retry: 3000\n\n" + raw, id="retry first"),
             pytest.param(lambda raw: raw.rstrip(b"\n"), id="unfinished last line"),
             pytest.param(lambda raw: raw.replace(b"data: [DONE]\n\n", b""), id="no DONE"),
+            pytest.param(
+                lambda raw: raw.replace(b"data: [DONE]\n\n", b"").rstrip(b"\n"),
+                id="no DONE, unfinished last line",
+            ),
+            pytest.param(
+                lambda raw: (
+                    raw.replace(b"data: [DONE]\n\n", b"")
+                    .replace(b', "', b',\ndata:"')
+                    .rstrip(b"\n")
+                ),
+                id="several data lines, the last unfinished",
+            ),
+            pytest.param(
+                lambda raw: (
+                    raw.replace(b"data: [DONE]\n\n", b"").replace(b"\n", b"\r").rstrip(b"\r")
+                ),
+                id="CR, unfinished last line",
+            ),
+            pytest.param(
+                lambda raw: (
+                    raw.replace(b"data: [DONE]\n\n", b"")
+                    .replace(b"\n", b"\r\n")
+                    .removesuffix(b"\r\n\r\n")
+                ),
+                id="CRLF, unfinished last line",
+            ),
             pytest.param(lambda raw: raw + b"data: not even JSON\n\n", id="text behind DONE"),
         ],
     )
@@ -251,7 +277,7 @@ class TestEndOfAnswer:
     def test_one_of_two_answers_that_breaks_off_is_an_error(self) -> None:
         raw = events(delta_of("Hel", index=0), delta_of("Bye", "stop", index=1))
         with pytest.raises(ConnectFailed, match="broke off"):
-            read_stream(raw)
+            read_stream(raw, single=False)
 
     def test_done_is_an_end_without_any_finish_reason(self) -> None:
         choice = read_stream(events(delta_of("Hello"), "[DONE]")).first
@@ -292,14 +318,30 @@ class TestSeveralAnswers:
             delta_of("c", "stop", index=1),
             delta_of("d", "length", index=0),
         )
-        first, second = read_stream(raw).choices
+        first, second = read_stream(raw, single=False).choices
         assert (first.index, first.text, first.finish_reason) == (0, "bd", "length")
         assert (second.index, second.text, second.finish_reason) == (1, "ac", "stop")
 
     def test_without_an_index_the_position_counts(self) -> None:
         choices = [{"message": {"content": text}, "finish_reason": "stop"} for text in "ab"]
-        whole = read_body(json.dumps({"choices": choices}).encode())
+        whole = read_body(json.dumps({"choices": choices}).encode(), single=False)
         assert [choice.text for choice in whole.choices] == ["a", "b"]
+
+    @pytest.mark.parametrize("index", [1, -1, 7, None])
+    def test_the_only_one_that_was_asked_for_may_have_any_number(self, index: Any) -> None:
+        choice = read_stream(events(delta_of("a", "stop", index=index))).first
+        assert (choice.text, choice.index) == ("a", 0)
+
+    def test_where_one_was_asked_for_a_second_is_not_mixed_in(self) -> None:
+        raw = events(
+            delta_of("one ", index=0),
+            delta_of("uno ", index=1),
+            delta_of("two", "stop", index=0),
+            delta_of("due", "stop", index=1),
+        )
+        assert read_stream(raw).first.text == "one two"
+        choices = [{"index": n, "message": {"content": text}} for n, text in enumerate("ab")]
+        assert read_body(json.dumps({"choices": choices}).encode()).first.text == "a"
 
 
 class TestThink:
@@ -320,6 +362,8 @@ class TestThink:
             ("<think>a<think>b</think>c", "c", "a<think>b"),
             ("<think>a</think>", "", "a"),
             ("<think>a</think>\n\n", "", "a"),
+            ("<think>\n\n a\n b \n</think>c", "c", "a\n b"),
+            ("<think> \n </think>c", "c", ""),
             ("", "", ""),
         ],
     )
@@ -353,7 +397,7 @@ class TestThink:
         if raw.lstrip().startswith("<think>"):
             block = raw.lstrip().removeprefix("<think>")
             reasoning, _, rest = block.partition("</think>")
-            text = rest.lstrip("\n")
+            reasoning, text = reasoning.strip(), rest.lstrip("\n")
         assert (whole.first.text, whole.first.reasoning) == (text, reasoning)
 
     def test_a_field_of_its_own_and_a_block_are_both_kept(self) -> None:

@@ -48,6 +48,7 @@ __all__ = [
     "forget_proxies",
     "full_backlog",
     "make_certificate",
+    "relay",
     "replies",
     "slow_reader",
     "stream_body",
@@ -339,6 +340,23 @@ def slow_reader(*, bytes_per_s: float, patience_s: float) -> Callable[[Link], No
             time.sleep(0.02)
 
     return serve
+
+
+def relay(link: Link, port: int) -> None:
+    """Pass bytes on between a client and a port of this machine, as a proxy does."""
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while received := source.recv(65536):
+                target.sendall(received)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as server:
+        back = threading.Thread(target=pump, args=(server, link.sock), daemon=True)
+        back.start()
+        pump(link.sock, server)
+        back.join(PATIENCE_S)
 
 
 def full_backlog(host: str, port: int = 0) -> tuple[socket.socket, list[socket.socket]]:

@@ -1,0 +1,518 @@
+"""All mechanisms together, over a scripted gateway, on a timeline."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+
+from holysheep.breaker import Breakers
+from holysheep.cache import MemoryCache
+from holysheep.engine import Answer, CredentialState, Engine, stack
+from holysheep.errors import (
+    AuthError,
+    BadRequest,
+    BudgetExceeded,
+    CircuitOpen,
+    HolySheepError,
+    InvalidOutput,
+    QuotaExhausted,
+    RateLimited,
+    ServerError,
+    TimedOut,
+)
+from holysheep.pricing import PriceBook
+from holysheep.result import ChatResult
+from holysheep.settings import parse_settings
+from holysheep.structured import StructuredLayer
+from holysheep.types import Choice, Completed, Completion, Delta, Policy, Usage
+from tests.fakes import (
+    KEY,
+    START_S,
+    FakeClock,
+    Killed,
+    ScriptedGateway,
+    ScriptedHandler,
+    VirtualTime,
+    a_call,
+    a_request,
+    good_answer,
+    kinds,
+)
+
+Respond = Callable[[dict[str, Any], int], Any]
+SCHEMA = {"type": "object", "required": ["a"]}
+
+
+class World:
+    """An engine with its credential's state over a scripted gateway."""
+
+    def __init__(self, respond: Respond | None = None, *, seed: int | None = None, **fields: Any):
+        self.time = VirtualTime(seed)
+        self.gateway = ScriptedGateway(self.time, respond)
+        self.cache = MemoryCache(self.time)
+        self.breakers = Breakers(self.time)
+        self._rng = random.Random(seed).random
+        self.engine = self.credential(**fields)
+
+    def credential(self, key: str = KEY, **fields: Any) -> Engine:
+        """An engine for another credential of the same process and gateway."""
+        settings = parse_settings({"api_key": key, "requests_per_minute": "0", **fields})
+        self.state = CredentialState(
+            settings,
+            answers=self.cache.shelf(settings.fingerprint),
+            breakers=self.breakers,
+            clock=self.time,
+        )
+        self.state.pool = self.gateway  # type: ignore[assignment]
+        return Engine(settings, self.state, clock=self.time, rng=self._rng)
+
+    def ask(self, text: str = "Hello", *, timeout_s: float = 60.0, **options: Any) -> ChatResult:
+        """Ask and wait."""
+        engine = options.pop("engine", self.engine)
+        fields = options.pop("fields", {})
+        return engine.ask(a_request(text, **fields), Policy(**options), timeout_s=timeout_s).wait()
+
+    def crowd(self, count: int, **options: Any) -> list[Any]:
+        """``count`` different questions at once."""
+        for number in range(count):
+            self.time.spawn(self.ask, f"question {number}", **options)
+        outcomes = self.time.run()
+        assert self.gateway.in_use == 0
+        assert self.state.slots.held == 0
+        assert len(self.state.flights) == 0
+        return outcomes
+
+    def sent_within(self, from_s: float, to_s: float) -> int:
+        """Requests that left in that span of the timeline, its end excluded."""
+        return sum(from_s <= at_s - START_S < to_s for at_s in self.gateway.sent_s)
+
+
+def failing(status: int, latency_s: float = 0.5, **headers: str) -> Respond:
+    def respond(_: dict[str, Any], __: int) -> Any:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return latency_s, status, named, {"error": {"message": "no"}}
+
+    return respond
+
+
+# --- one call -----------------------------------------------------------------------------------
+
+
+def test_a_call_is_answered_with_its_cost_and_what_happened() -> None:
+    world = World()
+    result = world.ask()
+    assert result.text == "Hi"
+    assert result.cost_usd == Decimal("0.00006")
+    assert (result.latency_ms, result.meta.upstream_ms) == (1000.0, 1000.0)
+    assert (result.meta.cache, result.meta.attempts, result.meta.request_id) == ("miss", 1, "req-1")
+
+
+def test_a_second_identical_call_costs_nothing_and_sends_nothing() -> None:
+    world = World()
+    first, second = world.ask(), world.ask()
+    assert (second.text, second.tokens_used) == (first.text, first.tokens_used)
+    assert (second.cached, second.cost_usd, second.usage.saved_usd) == (True, 0, first.cost_usd)
+    assert len(world.gateway.bodies) == 1
+
+
+def test_an_answer_has_no_result_before_it_was_read() -> None:
+    answer = World().engine.ask(a_request(), Policy(), timeout_s=60)
+    with pytest.raises(RuntimeError, match="read to its end"):
+        _ = answer.result
+
+
+def test_nothing_is_sent_before_the_answer_is_read() -> None:
+    world = World()
+    world.engine.ask(a_request(), Policy(), timeout_s=60)
+    assert not world.gateway.bodies
+
+
+def test_the_deadline_counts_from_the_given_start() -> None:
+    world = World(lambda body, _: good_answer(body, latency_s=6.0))
+    world.time.sleep(55.0)
+    answer = world.engine.ask(a_request(), Policy(), timeout_s=60, started_s=START_S)
+    with pytest.raises(TimedOut):
+        answer.wait()
+    assert world.time.monotonic() == START_S + 60
+
+
+def test_a_failure_says_how_many_requests_were_sent() -> None:
+    world = World(failing(503))
+    with pytest.raises(ServerError) as raised:
+        world.ask(max_retries=2)
+    assert raised.value.attempts == len(world.gateway.bodies) == 3
+
+
+def test_a_failed_call_still_tells_what_happened() -> None:
+    world = World(failing(400))
+    answer = world.engine.ask(a_request(), Policy(), timeout_s=60)
+    with pytest.raises(BadRequest):
+        answer.wait()
+    assert (answer.failure().meta.attempts, answer.failure().latency_ms) == (1, 500.0)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, AuthError), (402, QuotaExhausted)])
+def test_a_refused_account_is_asked_once(status: int, kind: type[HolySheepError]) -> None:
+    world = World(failing(status))
+    with pytest.raises(kind):
+        world.ask(fallback_models=("b",), max_retries=10)
+    assert len(world.gateway.bodies) == 1
+
+
+def test_a_broken_connection_is_tried_again() -> None:
+    def respond(body: dict[str, Any], number: int) -> Any:
+        return httpx.ReadError("reset") if number == 0 else good_answer(body)
+
+    result = World(respond).ask()
+    assert (result.text, result.meta.attempts) == ("Hi", 2)
+
+
+def test_a_failing_model_is_retried_and_then_replaced() -> None:
+    def respond(body: dict[str, Any], _: int) -> Any:
+        return good_answer(body) if body["model"] == "b" else failing(500)(body, 0)
+
+    world = World(respond, price_overrides="b: {input: 1, output: 1}")
+    result = world.ask(max_retries=2, fallback_models=("b",))
+    assert [body["model"] for body in world.gateway.bodies] == ["gpt-4.1"] * 3 + ["b"]
+    assert (result.model_used, result.meta.fallback_from) == ("b", "gpt-4.1")
+    assert result.cost_usd == Decimal("0.000015")
+
+
+def test_pieces_of_the_first_answer_only_are_streamed() -> None:
+    clock = FakeClock()
+    choices = (Choice(0, "a b"), Choice(1, "x y"))
+    completion = Completion("gpt-4.1", "gpt-4.1", choices, Usage())
+    script = [Delta("a"), Delta("x", index=1), Delta(" b"), Delta(" y", index=1)]
+    handler = ScriptedHandler(clock, [*script, Completed(completion)])
+    answer = Answer(a_call(clock), handler, PriceBook(), clock, KEY)
+    assert "".join(piece.text for piece in answer) == answer.result.text == "a b"
+
+
+def test_what_is_streamed_is_the_answer_whichever_of_several_comes_first() -> None:
+    clock = FakeClock()
+    choices = (Choice(0, "a b"), Choice(1, "x y"))
+    completion = Completion("gpt-4.1", "gpt-4.1", choices, Usage())
+    script = [Delta("x", index=1), Delta("a"), Delta(" y", index=1), Delta(" b")]
+    handler = ScriptedHandler(clock, [*script, Completed(completion)])
+    answer = Answer(a_call(clock), handler, PriceBook(), clock, KEY)
+    assert "".join(piece.text for piece in answer) == answer.result.text
+
+
+# --- structured output --------------------------------------------------------------------------
+
+
+def test_a_structured_answer_is_parsed_also_from_the_cache() -> None:
+    world = World(lambda body, _: good_answer(body, text='```json\n{"a": [1]}\n```'))
+    first, second = (world.ask(answer_schema=SCHEMA) for _ in range(2))
+    assert first.structured == second.structured == {"a": [1]}
+    first.structured["a"].append(2)
+    assert world.ask(answer_schema=SCHEMA).structured == {"a": [1]}
+    assert len(world.gateway.bodies) == 1
+
+
+def test_a_wrong_structured_answer_is_neither_kept_nor_served() -> None:
+    world = World(lambda body, _: good_answer(body, text="[]"))
+    for _ in range(2):
+        with pytest.raises(InvalidOutput):
+            world.ask(answer_schema=SCHEMA)
+    assert len(world.gateway.bodies) == 4
+    assert len(world.cache) == 0
+
+
+def test_a_corrected_answer_costs_both_attempts() -> None:
+    texts = iter(["[]", '{"a": 1}'])
+    world = World(lambda body, _: good_answer(body, text=next(texts)))
+    result = world.ask(answer_schema=SCHEMA)
+    assert result.cost_usd == 2 * Decimal("0.00006")
+    assert (result.tokens_used, result.meta.attempts) == (30, 2)
+
+
+def test_the_cost_of_two_attempts_is_the_sum_of_their_costs() -> None:
+    clock = FakeClock()
+    usage = Usage(prompt_tokens=200_000)
+    price_of_one = PriceBook().cost(Completion("gpt-5.4", "gpt-5.4", (Choice(),), usage)).usd
+    assert price_of_one is not None
+
+    def saying(text: str) -> list[Any]:
+        return [Completed(Completion("gpt-5.4", "gpt-5.4", (Choice(text=text),), usage))]
+
+    below = ScriptedHandler(clock, saying("[]"), saying('{"a": 1}'))
+    call = a_call(clock, a_request().with_model("gpt-5.4"), answer_schema=SCHEMA)
+    answer = Answer(call, stack([StructuredLayer()], below), PriceBook(), clock, KEY)
+    assert answer.wait().cost_usd == 2 * price_of_one
+
+
+# --- many calls ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fifty_identical_calls_make_one_request(seed: int) -> None:
+    world = World(seed=seed)
+    for _ in range(50):
+        world.time.spawn(world.ask)
+    results = world.time.run()
+    assert {result.text for result in results} == {"Hi"}
+    assert Counter(result.meta.cache for result in results) == {"miss": 1, "coalesced": 49}
+    assert sum(result.cost_usd for result in results) == Decimal("0.00006")
+    assert len(world.gateway.bodies) == 1
+
+
+def test_identical_calls_of_two_credentials_are_not_shared() -> None:
+    world = World()
+    other = world.credential("test-key-" + "b" * 20)
+    world.time.spawn(world.ask)
+    world.time.spawn(world.ask, engine=other)
+    world.time.run()
+    assert len(world.gateway.bodies) == 2
+
+
+def test_no_more_requests_are_in_flight_than_the_credential_allows() -> None:
+    world = World(seed=1, max_concurrency="7")
+    assert kinds(world.crowd(50)) == {"ChatResult": 50}
+    assert world.gateway.max_in_use == 7
+
+
+def test_an_hour_of_calls_keeps_to_the_rate() -> None:
+    world = World(requests_per_minute="60")
+
+    def caller(number: int) -> None:
+        count = 0
+        while world.time.monotonic() < START_S + 3600:
+            world.ask(f"{number} {count}", timeout_s=540)
+            count += 1
+
+    for number in range(10):
+        world.time.spawn(caller, number)
+    assert world.time.run() == [None] * 10
+    sent = world.gateway.sent_s
+    assert len(sent) >= 3600
+    for first in range(0, len(sent) - 60, 50):
+        for last in range(first + 60, len(sent), 100):
+            assert last - first + 1 <= 60 + (sent[last] - sent[first]) + 1e-6
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("concurrency", ["20", "50"])
+def test_no_request_leaves_during_a_pause(concurrency: str, seed: int) -> None:
+    def respond(body: dict[str, Any], _: int) -> Any:
+        now_s = world.time.monotonic() - START_S
+        if now_s < 10:
+            return failing(429, latency_s=0.5, retry_after="20")(body, 0)
+        return good_answer(body)
+
+    world = World(respond, seed=seed, max_concurrency=concurrency)
+    assert kinds(world.crowd(50, timeout_s=540, max_retries=10)) == {"ChatResult": 50}
+    assert world.sent_within(0.5, 20.5) == 0
+    assert world.gateway.statuses.count(429) <= int(concurrency)
+
+
+@pytest.mark.parametrize("names_time", [True, False], ids=["Retry-After", "no Retry-After"])
+def test_a_429_storm_of_fifty_calls_does_not_become_one_of_a_hundred(names_time: bool) -> None:
+    answered: Counter[int] = Counter()
+
+    def respond(body: dict[str, Any], _: int) -> Any:
+        now_s = world.time.monotonic() - START_S
+        window = int(now_s // 10)
+        answered[window] += 1
+        if answered[window] <= 10:
+            return good_answer(body, latency_s=0.3)
+        headers = {"retry_after": f"{(window + 1) * 10 - now_s - 0.2:.3f}"} if names_time else {}
+        return failing(429, latency_s=0.2, **headers)(body, 0)
+
+    world = World(respond, seed=4, max_concurrency="50")
+    assert kinds(world.crowd(50, timeout_s=540, max_retries=10)) == {"ChatResult": 50}
+    assert world.gateway.statuses.count(429) <= 50
+
+
+@pytest.mark.parametrize("concurrency", ["5", "20"])
+def test_while_upstream_is_down_hardly_more_than_the_breaker_needs_is_sent(
+    concurrency: str,
+) -> None:
+    world = World(failing(503), max_concurrency=concurrency)
+    outcomes = world.crowd(60, max_retries=0, timeout_s=25)
+    assert kinds(outcomes).keys() <= {"ServerError", "CircuitOpen"}
+    on_their_way = int(concurrency)
+    assert len(world.gateway.bodies) <= 5 + on_their_way
+
+
+def test_calls_that_wait_for_a_limit_heed_a_breaker_that_opens_meanwhile() -> None:
+    world = World(failing(503, latency_s=0.1), requests_per_minute="5")
+    outcomes = world.crowd(8, max_retries=0, timeout_s=60)
+    assert len(world.gateway.bodies) <= 6
+    assert kinds(outcomes).get("CircuitOpen", 0) >= 2
+
+
+def test_an_outage_is_probed_once_every_thirty_seconds() -> None:
+    world = World(failing(503, latency_s=0.1))
+
+    def caller(number: int) -> None:
+        for count in range(600):
+            with pytest.raises((ServerError, CircuitOpen)):
+                world.ask(f"{number} {count}", max_retries=0)
+            world.time.sleep(0.5)
+
+    for number in range(10):
+        world.time.spawn(caller, number)
+    assert world.time.run() == [None] * 10
+    minutes = (world.time.monotonic() - START_S) / 60
+    assert len(world.gateway.bodies) - 10 <= 2 * minutes + 1
+
+
+def test_an_open_breaker_lets_a_fallback_model_answer_at_once() -> None:
+    def respond(body: dict[str, Any], _: int) -> Any:
+        return good_answer(body) if body["model"] == "b" else failing(500)(body, 0)
+
+    world = World(respond)
+    for number in range(5):
+        with pytest.raises(ServerError):
+            world.ask(f"{number}", max_retries=0)
+    began_s = world.time.monotonic()
+    result = world.ask("now", fallback_models=("b",))
+    assert result.model_used == "b"
+    assert world.time.monotonic() == began_s + 1.0
+
+
+def test_a_stale_answer_covers_an_open_breaker_at_once() -> None:
+    down = [False]
+
+    def respond(body: dict[str, Any], _: int) -> Any:
+        return failing(500)(body, 0) if down[0] else good_answer(body)
+
+    world = World(respond)
+    world.ask("mine", cache_ttl_s=1)
+    down[0] = True
+    for number in range(5):
+        with pytest.raises(ServerError):
+            world.ask(f"{number}", max_retries=0)
+    world.time.sleep(10)
+    began_s = world.time.monotonic()
+    result = world.ask("mine", cache_ttl_s=1, serve_stale=True)
+    assert (result.text, result.meta.cache, result.cost_usd) == ("Hi", "stale", 0)
+    assert world.time.monotonic() == began_s
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_waiting_caller_of_a_dead_gateway_gets_its_stale_answer(seed: int) -> None:
+    hanging = [False]
+
+    def respond(body: dict[str, Any], _: int) -> Any:
+        return good_answer(body, latency_s=500.0 if hanging[0] else 1.0)
+
+    world = World(respond, seed=seed)
+    world.ask("mine", cache_ttl_s=1)
+    hanging[0] = True
+    world.time.sleep(10)
+    for _ in range(5):
+        world.time.spawn(
+            world.ask, "mine", timeout_s=20.0, cache_ttl_s=1, serve_stale=True, max_retries=0
+        )
+    assert kinds(world.time.run()) == {"ChatResult": 5}
+
+
+def test_a_fallback_gets_through_while_the_first_model_is_paused() -> None:
+    def respond(body: dict[str, Any], _: int) -> Any:
+        if body["model"] == "b":
+            return good_answer(body, latency_s=0.2)
+        return failing(429, latency_s=0.2, retry_after="3600")(body, 0)
+
+    world = World(respond, seed=2)
+    outcomes = world.crowd(50, fallback_models=("b",), timeout_s=60)
+    assert {outcome.model_used for outcome in outcomes} == {"b"}
+    assert world.time.monotonic() - START_S < 30
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fifty_parallel_calls_do_not_spend_past_a_budget(seed: int) -> None:
+    world = World(
+        lambda body, _: good_answer(body, prompt_tokens=10, completion_tokens=100),
+        seed=seed,
+        daily_budget_usd="0.01",
+    )
+    outcomes = world.crowd(50)
+    assert kinds(outcomes).keys() == {"ChatResult", "BudgetExceeded"}
+    spent = sum(outcome.cost_usd for outcome in outcomes if isinstance(outcome, ChatResult))
+    assert spent <= Decimal("0.01")
+    with pytest.raises(BudgetExceeded):
+        world.ask("one more")
+
+
+def test_a_limit_that_resets_too_late_is_told_at_once() -> None:
+    world = World(failing(429, latency_s=0.1, retry_after="3600"))
+    with pytest.raises(QuotaExhausted, match="3600 s"):
+        world.ask("one")
+    began_s = world.time.monotonic()
+    with pytest.raises(QuotaExhausted, match="s"):
+        world.ask("two")
+    assert world.time.monotonic() == began_s
+    assert len(world.gateway.bodies) == 1
+
+
+def test_a_paused_credential_does_not_hold_back_another() -> None:
+    def respond(body: dict[str, Any], number: int) -> Any:
+        return failing(429, retry_after="30")(body, 0) if number == 0 else good_answer(body)
+
+    world = World(respond)
+    other = world.credential("test-key-" + "b" * 20)
+    world.time.spawn(world.ask, "one")
+    second = world.time.spawn(world.ask, "two", engine=other, after_s=1.0)
+    world.time.run()
+    assert second.ended_s == START_S + 2
+
+
+def test_retries_that_run_out_end_as_the_rate_limit_that_they_met() -> None:
+    world = World(failing(429, latency_s=0.1, retry_after="1"))
+    with pytest.raises(RateLimited):
+        world.ask(max_retries=2)
+    assert len(world.gateway.bodies) == 3
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_weather_leaves_anything_behind(seed: int) -> None:
+    dice = random.Random(seed)
+
+    def respond(body: dict[str, Any], _: int) -> Any:
+        throw = dice.random()
+        if throw < 0.6:
+            return good_answer(body, latency_s=dice.random() * 5)
+        if throw < 0.7:
+            return httpx.ReadError("reset")
+        if throw < 0.8:
+            return failing(429, retry_after=str(dice.choice([1, 5, 100])))(body, 0)
+        return failing(dice.choice([500, 503, 400, 408]))(body, 0)
+
+    world = World(
+        respond,
+        seed=seed,
+        max_concurrency="5",
+        requests_per_minute="120",
+        tokens_per_minute="20000",
+        daily_budget_usd="1",
+        price_overrides="b: {input: 1, output: 1}",
+    )
+    callers = [
+        world.time.spawn(
+            world.ask,
+            f"question {dice.randrange(15)}",
+            timeout_s=dice.choice([2.0, 20.0, 90.0]),
+            cache=dice.choice(["use", "use", "refresh", "bypass"]),
+            fallback_models=dice.choice([(), ("b",)]),
+            serve_stale=dice.random() < 0.3,
+            after_s=dice.random() * 30,
+        )
+        for _ in range(80)
+    ]
+    for victim in dice.sample(callers, 10):
+        world.time.spawn(world.time.throw, victim, Killed(), after_s=dice.random() * 40)
+    outcomes = world.time.run()[: len(callers)]
+    for outcome in outcomes:
+        assert isinstance(outcome, ChatResult | HolySheepError | Killed), outcome
+        if isinstance(outcome, HolySheepError):
+            assert "\n" not in outcome.message
+    assert kinds(outcomes)["ChatResult"] > 10
+    assert world.gateway.in_use == world.state.slots.held == len(world.state.flights) == 0
+    world.time.sleep(3600.0)
+    assert world.state.limiter.is_idle
