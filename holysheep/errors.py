@@ -20,7 +20,6 @@
        +- LimiterTimeout    the rate or concurrency limit leaves no room before the deadline
        +- CircuitOpen       the breaker of this model is open
        +- BudgetExceeded    the daily or monthly budget has no room
-       +- PausedAgain       the gateway's limit was hit while waiting; never leaves the engine
        +- DeadlineExceeded  the deadline passed while waiting
           +- SharedAnswerLate   ... for the answer to an identical call
 
@@ -28,6 +27,7 @@ The message of each is one line that is safe to show: it names what happened and
 the key and never a raw upstream body. Anything outside this tree is a bug and passes through.
 """
 
+import re
 from copy import copy
 from typing import ClassVar, Self
 
@@ -75,8 +75,10 @@ class HolySheepError(Exception):
     def conceal(self, secret: str) -> None:
         """Remove ``secret`` wherever it got into the texts, by whatever way."""
         if secret:
-            self.message = self.message.replace(secret, "[redacted]")
-            self.detail = self.detail.replace(secret, "[redacted]")
+            # By its beginning, so that it is found cut off or in escapes too.
+            word = re.compile(re.escape(secret[:12]) + r"\S*")
+            self.message = word.sub("[redacted]", self.message)
+            self.detail = word.sub("[redacted]", self.detail)
             self.args = (self.message,)
 
     def copy(self) -> Self:
@@ -238,9 +240,3 @@ class SharedAnswerLate(DeadlineExceeded):
     """The deadline passed while upstream was answering an identical call."""
 
     is_outage = True
-
-
-class PausedAgain(RefusedLocally):
-    """Upstream asked to wait while the call was waiting for a slot; it goes back to the queue."""
-
-    error_type = "rate_limited"

@@ -23,7 +23,6 @@ from holysheep import config
 from holysheep.errors import (
     LimitBeyondDeadline,
     LimiterTimeout,
-    PausedAgain,
     RateLimited,
     RefusedLocally,
 )
@@ -222,9 +221,8 @@ class RateLimiter:
                     delay = self._delay(waiter, now)
                     if delay <= 0:
                         return self._take(waiter)
-                    if now >= deadline_s:
-                        raise self._refusal(waiter, delay)
-                    if math.isfinite(delay) and now + delay > deadline_s:
+                    soonest = delay if math.isfinite(delay) else self._pause_left(waiter, now)
+                    if now >= deadline_s or now + soonest > deadline_s:
                         raise self._refusal(waiter, delay)
                 waiter.wait(min(delay, deadline_s - now))
         finally:
@@ -265,6 +263,10 @@ class RateLimiter:
     def _gate_delay(self, waiter: "_Waiter", now: float) -> float:
         return max((gate.delay(now) for gate in self._gates_of(waiter)), default=0.0)
 
+    def _pause_left(self, waiter: "_Waiter", now: float) -> float:
+        """Seconds of the pauses that hold ``waiter`` back; not positive where there are none."""
+        return max((gate.until_s - now for gate in self._gates_of(waiter)), default=0.0)
+
     def _delay(self, waiter: "_Waiter", now: float) -> float:
         """Seconds until ``waiter`` may try again; infinity = when it is poked."""
         held = self._gate_delay(waiter, now)
@@ -302,9 +304,10 @@ class RateLimiter:
     def _refuse_if_hopeless(self, waiter: "_Waiter", deadline_s: float) -> None:
         """Raise at once where even with perfect luck the turn comes too late."""
         now = self._clock.monotonic()
+        paused = self._pause_left(waiter, now)
+        if now + paused > deadline_s:
+            raise self._refusal(waiter, paused)
         held = self._gate_delay(waiter, now)
-        if math.isfinite(held) and now + held > deadline_s:
-            raise self._refusal(waiter, held)
         # Those whom a pause holds back for longer are not ahead.
         before = [other for other in self._queue if self._gate_delay(other, now) <= held]
         ahead = 0.0
@@ -320,12 +323,13 @@ class RateLimiter:
     def _refusal(self, waiter: "_Waiter", delay: float) -> LimiterTimeout | LimitBeyondDeadline:
         now = self._clock.monotonic()
         held = self._gate_delay(waiter, now)
-        if 0 < held < math.inf:
+        paused = self._pause_left(waiter, now)
+        if paused > 0:
             return LimitBeyondDeadline(
-                f"Rate limit of the gateway: it resets in {span(held)}, after the deadline of this"
-                " call. Try again then, or raise timeout_s.",
+                f"Rate limit of the gateway: it resets in {span(paused)}, after the deadline of"
+                " this call. Try again then, or raise timeout_s.",
                 status=429,
-                retry_after_s=held,
+                retry_after_s=paused,
             )
         if math.isinf(held):
             return LimiterTimeout(
@@ -454,6 +458,9 @@ class RateLimitLayer:
                 if isinstance(event, Completed):
                     tokens_used = event.completion.usage.total_tokens
                 yield event
+        except RateLimited as error:
+            self._pause(call, error, reservation)
+            raise
         finally:
             reservation.end(tokens_used)
 
@@ -475,20 +482,23 @@ class RateLimitLayer:
                 trace.queue_s += self._clock.monotonic() - began
             try:
                 return reservation, primed(proceed(call))
-            except PausedAgain:
+            except _PausedAgain:
                 reservation.cancel()
             except RefusedLocally:
                 reservation.cancel()
                 raise
             except RateLimited as error:
-                self._limiter.pause(
-                    call.request.model, error.retry_after_s, admitted_s=reservation.admitted_s
-                )
+                self._pause(call, error, reservation)
                 reservation.end(0)
                 raise
             except BaseException:
                 reservation.end(None)
                 raise
+
+    def _pause(self, call: Call, error: RateLimited, reservation: Reservation) -> None:
+        self._limiter.pause(
+            call.request.model, error.retry_after_s, admitted_s=reservation.admitted_s
+        )
 
 
 class PauseRecheck:
@@ -501,5 +511,9 @@ class PauseRecheck:
         """Pass the call on, unless upstream has asked to wait in the meantime."""
         is_fallback = call.trace.fallback_from is not None
         if self._limiter.is_paused(call.request.model, is_fallback=is_fallback):
-            raise PausedAgain("Rate limit of the gateway, reached while waiting for a slot.")
+            raise _PausedAgain
         return proceed(call)
+
+
+class _PausedAgain(Exception):
+    """A call that was let through goes back to the queue; nothing was sent."""

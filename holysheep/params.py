@@ -183,7 +183,7 @@ class ChatParams(BaseModel):
     @field_validator("model")
     @classmethod
     def _model(cls, value: str) -> str:
-        return _model_id(value, "model")
+        return _model_id(value, "model or custom_model")
 
     @field_validator("options", mode="before")
     @classmethod
@@ -500,10 +500,13 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except ValueError:
         return "a number of thousands of digits"
+    if isinstance(value, int | float) or not str(value).strip("+-.0123456789"):
+        return shortened(text, 60)
     # A long text where a number or a word belongs may be anything, a key in the wrong field too.
     return text if len(text) <= config.MAX_SHOWN_CHARS else f"{len(text)} characters"
 
 
 def _unknown_option(name: Any) -> str:
     known = ", ".join(Options.model_fields)
-    return f"options has no key {shortened(str(name), 60)!r}. Known keys: {known}."
+    shown = repr(str(name)) if len(str(name)) <= 40 else f"of {len(str(name))} characters"
+    return f"options has no key {shown}. Known keys: {known}."

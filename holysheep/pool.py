@@ -138,21 +138,23 @@ class PooledTransport(httpx.BaseTransport):
         """Keep a connection whose response has ended, if it can be used again."""
         if connection.is_idle() and len(self._idle) < self._max_idle:
             self._idle.append(connection)
-            self._drop_expired()
+            self.close_expired()
         else:
             connection.close()
         self._slots.release()
 
-    def _drop_expired(self) -> None:
-        """Close the connection at the bottom of the stack when nobody has needed it for long."""
-        try:
-            oldest = self._idle[0]
-            if oldest.has_expired():
-                self._idle.remove(oldest)
-                oldest.close()
-        except (IndexError, ValueError):
-            # Another caller has just taken it.
-            return
+    def close_expired(self) -> None:
+        """Close the connections at the bottom of the stack that nobody has needed for long."""
+        while self._idle:
+            try:
+                # Taken first, so that no other caller uses it while it is looked at.
+                oldest = self._idle.pop(0)
+            except IndexError:
+                return
+            if not oldest.has_expired():
+                self._idle.insert(0, oldest)
+                return
+            oldest.close()
 
 
 class _ResponseStream(httpx.SyncByteStream):

@@ -50,6 +50,9 @@ class Registry:
                     clock=self.clock,
                 )
                 self._make_room()
+                for kept_state, _ in self._kept.values():
+                    # Nobody else would close what a credential left open that is not used now.
+                    kept_state.pool.close_expired()
             elif kept[1].settings == settings:
                 self._kept.move_to_end(fingerprint)
                 return kept[1]
@@ -68,7 +71,7 @@ class Registry:
                 state.close()
 
     def _make_room(self) -> None:
-        """Forget idle credentials, those first that were unused for longest, until one more fits."""
+        """Forget idle credentials, the longest unused first, until one more fits."""
         for fingerprint, (state, _) in list(self._kept.items()):
             if len(self._kept) < self._max_credentials:
                 return

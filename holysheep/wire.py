@@ -113,6 +113,7 @@ class Assembler:
         single: bool = False,
     ) -> None:
         self._single = single
+        self._only: int | None = None
         self._asked_model = asked_model
         self._request_id = request_id
         self._wall_s = wall_s
@@ -155,10 +156,16 @@ class Assembler:
             if not isinstance(choice, dict):
                 raise self._bad("has a choice that is no object")
             index = choice.get("index")
+            if not isinstance(index, int):
+                index = position
             if self._single:
-                # Who asks for one answer means the only one, whatever number it is given.
+                # Who asks for one answer gets the first, whatever number it is given.
+                if self._only is None:
+                    self._only = index
+                if index != self._only:
+                    continue
                 index = 0
-            parts = self._parts(index if isinstance(index, int) else position)
+            parts = self._parts(index)
             delta = parts.feed(choice)
             if delta is not None:
                 yield delta
@@ -305,7 +312,7 @@ class _ChoiceParts:
         if isinstance(logprobs, dict):
             self._logprobs.extend(_list_of(logprobs.get("content")))
         if isinstance(choice.get("finish_reason"), str) and choice["finish_reason"]:
-            self.finish_reason = choice["finish_reason"]
+            self.finish_reason = shown_id(whole_characters(choice["finish_reason"]))
         thought = ""
         if text:
             text, thought = self._think.feed(self._whole(text))

@@ -85,11 +85,12 @@ def clock() -> Clock:
 
 
 @contextmanager
-def host_errors() -> Iterator[None]:
-    """Turn the engine's errors into the host's."""
+def host_errors(tool: Tool) -> Iterator[None]:
+    """Turn the engine's errors into the host's, without the credential's key."""
     try:
         yield
     except HolySheepError as error:
+        error.conceal(str(tool.runtime.credentials.get("api_key") or ""))
         raise host_error(error) from error
 
 

@@ -16,7 +16,7 @@ class HolySheepLLMNode(Tool):
 
     def _invoke(self, tool_parameters: dict[str, Any]) -> _adapter.Messages:
         started_s = _adapter.clock().monotonic()
-        with _adapter.host_errors():
+        with _adapter.host_errors(self):
             params, answer = self._ask(tool_parameters, started_s)
             try:
                 yield from self._text(params, answer)

@@ -20,6 +20,7 @@ class HolySheepProvider(ToolProvider):
         try:
             check_credentials(registry.engine(parse_settings(credentials)), clock=registry.clock)
         except HolySheepError as error:
+            error.conceal(str(credentials.get("api_key") or ""))
             raise CredentialsValidateFailedError(error.message) from None
         finally:
             registry.close()

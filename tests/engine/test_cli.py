@@ -291,6 +291,7 @@ class TestErrors:
             "BadResponse": 5,
             "CircuitOpen": 5,
             "DeadlineExceeded": 5,
+            "SharedAnswerLate": 5,
             "BadRequest": 6,
             "UnknownModel": 6,
             "InvalidOutput": 6,

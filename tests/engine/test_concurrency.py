@@ -80,7 +80,7 @@ def test_an_answer_that_is_abandoned_gives_the_slot_back() -> None:
     assert below.outcomes == ["abandoned"]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("at_s", [0.5, 1.0, 1.5, 2.0, 2.5])
 def test_a_caller_that_is_killed_at_any_time_gives_the_slot_back(at_s: float, seed: int) -> None:
     time = VirtualTime(seed)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from holysheep.fair import FairSemaphore
 from tests.fakes import START_S, FakeClock, Killed, VirtualTime
 
-SEEDS = range(20)
+SEEDS = range(8)
 
 
 def test_as_many_slots_as_the_size_are_given_without_waiting() -> None:

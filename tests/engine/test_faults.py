@@ -184,9 +184,23 @@ class TestField:
         assert type(error) is BadRequest
         assert "base URL" in error.message
 
-    def test_plain_text_is_not_shown(self) -> None:
+    def test_one_line_of_text_is_a_message(self) -> None:
         error = field("error_envoy.txt", 503, {"content-type": "text/plain"})
-        assert error.message == "The gateway failed (HTTP 503). Try again later."
+        assert "It says: upstream connect error or disconnect/reset" in error.message
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"Traceback (most recent call last):\n  File x\nKeyError: 5",
+            b'{"message": "cut',
+            b'data: {"error": {"message": "x"}}\n\n',
+            b"\x1f\x8b\x08\x00\x00\xff\xfe\x00binary",
+            b"<?xml version='1.0'?><Error/>",
+        ],
+        ids=["traceback", "cut JSON", "event", "binary", "XML"],
+    )
+    def test_other_text_is_not_shown(self, body: bytes) -> None:
+        assert error_of(503, body).message == "The gateway failed (HTTP 503). Try again later."
 
 
 class TestUnknownModel:

@@ -319,6 +319,28 @@ def test_options_that_are_no_mapping_are_refused(text: Any) -> None:
     assert refusal(options=text).startswith(("options ", "The inputs are nested"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: " + "9" * 5000,
+        "seed: 0x" + "f" * 5000,
+        "extra_body: {x: 0x" + "f" * 5000 + "}",
+        '{"extra_body": {"x": ' + "9" * 5000 + "}}",
+        "extra_body: {x: 2024-13-45}",
+        "extra_body: {x: 2024-02-30}",
+        "extra_body: {x: !!timestamp abc}",
+        "extra_body: {x: !!int abc}",
+        "extra_body: {x: !!float abc}",
+        "extra_body: {x: !!bool 5}",
+    ],
+    ids=lambda text: text[:32],
+)
+def test_what_yaml_itself_stumbles_over_is_refused_in_our_words(text: str) -> None:
+    message = refusal(options=text)
+    assert message.startswith(("options", "extra_body"))
+    assert "sys." not in message
+
+
 def test_a_few_lines_cannot_stand_for_gigabytes() -> None:
     lines = ["extra_body:", "  a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
@@ -456,8 +478,9 @@ def test_a_schema_may_come_wrapped_as_in_response_format(given: Any) -> None:
         {"schema": SCHEMA, "nmae": "x"},
         [SCHEMA],
         5,
+        {"maximum": 10**5000},
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=lambda value: type(value).__name__ + str(value)[:20] if value != {} else "",
 )
 def test_a_schema_that_cannot_be_used_is_refused(value: Any) -> None:
     message = refusal(json_schema=value)

@@ -593,8 +593,8 @@ class TestManyThreads:
         with RawServer(serve) as server:
             pool = pool_for(server.url, max_connections=7, max_idle=7)
             assert len(set(self.run(pool, server, rounds=3))) == self.THREADS * 3
-            assert most == 7
-            assert server.connections == 7
+            assert 1 < most <= 7
+            assert server.connections <= 7
             assert pool.in_use == 0
 
     def test_failures_among_them_lose_nothing(self, pool_for: Any) -> None:

@@ -101,7 +101,7 @@ class Shared:
         return outcomes
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_fifty_identical_calls_make_one_upstream_call(seed: int) -> None:
     shared = Shared(seed=seed, per_line=0.02)
     for _ in range(50):
@@ -231,7 +231,7 @@ def test_a_failure_in_mid_stream_reaches_all_after_what_came_before_it() -> None
     assert shared.run() == [("one", "broke")] * 5
 
 
-@pytest.mark.parametrize("seed", [None, *range(10)])
+@pytest.mark.parametrize("seed", [None, *range(4)])
 @pytest.mark.parametrize("error", LEADERS_OWN, ids=name_of)
 def test_a_failure_of_the_leader_alone_makes_the_next_one_start_anew(
     error: HolySheepError, seed: int | None
@@ -251,7 +251,7 @@ def at_deadline(call: Call) -> list[Timeline]:
     return [call.deadline_s - START_S, TimedOut("No complete answer before the deadline.")]
 
 
-@pytest.mark.parametrize("seed", [None, *range(10)])
+@pytest.mark.parametrize("seed", [None, *range(4)])
 def test_the_deadline_of_the_leader_is_not_that_of_a_more_patient_follower(
     seed: int | None,
 ) -> None:
@@ -318,7 +318,7 @@ def test_a_follower_that_leaves_disturbs_nobody() -> None:
     assert shared.run() == [TEXT, "one", TEXT]
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("at_s", [0.5, 1.0, 2.5])
 def test_a_leader_that_is_killed_hangs_nobody(at_s: float, seed: int) -> None:
     shared = Shared(seed=seed)
@@ -377,7 +377,7 @@ def test_a_newcomer_may_join_an_answer_that_has_just_ended() -> None:
     assert len(shared.below.calls) == 1
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(12))
 def test_no_interleaving_of_joining_leaving_failing_and_killing_hangs_anybody(seed: int) -> None:
     dice = random.Random(seed)
     behaviours = [

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holysheep.types import ChatRequest, Trace, Usage
@@ -42,16 +42,19 @@ def shuffled(value: Any) -> Any:
     return [shuffled(item) for item in value] if isinstance(value, list) else value
 
 
+@settings(max_examples=50)
 @given(body=bodies)
 def test_the_canonical_body_is_the_body(body: dict[str, Any]) -> None:
     assert exactly(json.loads(ChatRequest(body).canonical())) == exactly(body)
 
 
+@settings(max_examples=50)
 @given(body=bodies)
 def test_the_order_of_keys_changes_nothing(body: dict[str, Any]) -> None:
     assert ChatRequest(shuffled(body)).digest() == ChatRequest(body).digest()
 
 
+@settings(max_examples=50)
 @given(one=bodies, other=bodies)
 def test_two_requests_have_the_same_digest_if_and_only_if_they_say_the_same(
     one: dict[str, Any], other: dict[str, Any]
@@ -72,6 +75,7 @@ def test_the_halves_of_a_character_are_sent_as_one() -> None:
     assert sent["messages"][0]["content"] == "😀"
 
 
+@settings(max_examples=50)
 @given(body=bodies, name=st.sampled_from(["model", "messages", "new"]), value=json_values)
 def test_any_change_of_any_parameter_changes_the_digest(
     body: dict[str, Any], name: str, value: Any

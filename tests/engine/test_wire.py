@@ -760,6 +760,17 @@ class TestSurrogates:
         text = read_body(raw).first.text
         assert text.encode("utf-8", "replace") == text.encode("utf-8", "surrogatepass")
 
+    def test_nor_by_way_of_other_fields(self) -> None:
+        raw = (
+            b'{"model":"m\\ud83d","choices":[{"finish_reason":"\\udc00","message":{"content":"a",'
+            b'"reasoning":"\\ud800b","tool_calls":[{"id":"\\ud800","function":{"name":"\\udc00",'
+            b'"arguments":"\\ud800"}}]}}]}'
+        )
+        completion = read_body(raw)
+        choice = completion.first
+        shown = [completion.model, choice.finish_reason, choice.reasoning, choice.tool_calls]
+        json.dumps(shown, ensure_ascii=False).encode()
+
 
 class TestUsage:
     @pytest.mark.parametrize(
