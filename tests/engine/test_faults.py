@@ -184,10 +184,6 @@ class TestField:
         assert type(error) is BadRequest
         assert "base URL" in error.message
 
-    def test_one_line_of_text_is_a_message(self) -> None:
-        error = field("error_envoy.txt", 503, {"content-type": "text/plain"})
-        assert "It says: upstream connect error or disconnect/reset" in error.message
-
     @pytest.mark.parametrize(
         "body",
         [

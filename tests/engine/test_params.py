@@ -1,5 +1,6 @@
 """Parameters: defaults, spellings, ranges, and one sentence for what is refused."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -305,9 +306,9 @@ def test_an_unknown_key_is_refused_with_the_keys_there_are(text: str) -> None:
         "extra_body: &x {a: *x}",
         "top_p: !!python/object/apply:os.system [x]",
         "extra_body: {a: !!python/name:os.system }",
-        "[" * 5000,
-        "extra_body: " + "[" * 5000,
-        "{" * 90_000,
+        "[" * 1500,
+        "extra_body: " + "[" * 1500,
+        "{" * 19_000,
         "a" * 100_001,
         ["top_p"],
         5,
@@ -478,13 +479,29 @@ def test_a_schema_may_come_wrapped_as_in_response_format(given: Any) -> None:
         {"schema": SCHEMA, "nmae": "x"},
         [SCHEMA],
         5,
-        {"maximum": 10**5000},
     ],
-    ids=lambda value: type(value).__name__ + str(value)[:20] if value != {} else "",
+    ids=lambda value: repr(value)[:30],
 )
 def test_a_schema_that_cannot_be_used_is_refused(value: Any) -> None:
     message = refusal(json_schema=value)
     assert "json_schema" in message or "nested too deeply" in message
+
+
+def test_a_number_of_thousands_of_digits_in_any_input_is_no_crash() -> None:
+    huge = 10**5000
+    for raw in (
+        {"json_schema": {"maximum": huge}},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"const": huge}}}]},
+        {"history": [{"role": "user", "content": "a", "n": huge}]},
+        {"query": huge},
+        {"system_prompt": huge},
+        {"custom_model": huge},
+        {"cache": huge},
+        {"options": {"extra_body": {"x": huge}}},
+        {"options": {"seed": huge}},
+    ):
+        with contextlib.suppress(InputError):
+            parse_call({"query": "q", **raw}, default_model="m").request.canonical()
 
 
 @pytest.mark.parametrize("given", [TOOLS, json.dumps(TOOLS)], ids=["list", "text"])

@@ -62,6 +62,13 @@ class Shared:
         self.layer = SingleFlightLayer(self.flights, key_of)
         self.below = ScriptedHandler(self.time, *(behaviours or (answered(TEXT, pause_s=1.0),)))
         self.calls: list[Call] = []
+        self.sources: list[Iterator[Event]] = []
+        """What is below, held here: nothing may rely on its being collected."""
+
+    def _below(self, call: Call) -> Iterator[Event]:
+        source = self.below(call)
+        self.sources.append(source)
+        return source
 
     def ask(
         self, request: ChatRequest | None = None, *, timeout_s: float = 60.0, **policy: Any
@@ -79,7 +86,7 @@ class Shared:
     ) -> Iterator[Event]:
         call = a_call(self.time, request, timeout_s=timeout_s, **policy)
         self.calls.append(call)
-        return self.layer(call, below or self.below)
+        return self.layer(call, below or self._below)
 
     def leave_after(self, seconds: float) -> str:
         """Read what comes within ``seconds``, then go."""
