@@ -10,6 +10,8 @@ import json
 import math
 from typing import Any
 
+_MAX_INTEGER = 2**1024
+"""As large as a float; beyond, a number can hardly be put into words."""
 MAX_DEPTH = 100
 """Deeper values end in a RecursionError somewhere, in a validator or in the host."""
 
@@ -28,8 +30,10 @@ def parse_json(text: str | bytes) -> Any:
 def is_json(value: Any, depth: int = MAX_DEPTH) -> bool:
     """Whether a value holds nothing but what JSON has, and not too deep."""
     match value:
-        case None | bool() | str() | int():
+        case None | bool() | str():
             return True
+        case int():
+            return abs(value) < _MAX_INTEGER
         case float():
             return math.isfinite(value)
         case list():

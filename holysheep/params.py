@@ -61,7 +61,7 @@ class Options(BaseModel):
 
     top_p: Number = Field(default=0.95, ge=0, le=1)
     stop: list[str] | None = None
-    seed: Whole | None = None
+    seed: Whole | None = Field(default=None, ge=-(2**63), le=2**63)
     presence_penalty: Number | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: Number | None = Field(default=None, ge=-2, le=2)
     reasoning_effort: Literal["minimal", "low", "medium", "high"] | None = None
@@ -431,7 +431,12 @@ def _parse_yaml(text: str) -> Any:
     try:
         return parse_json(text)
     except ValueError:
+        pass
+    try:
         return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        # Tags and dates that cannot be built fail in their builders, each in its own way.
+        raise yaml.YAMLError(str(error)) from None
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -1,10 +1,12 @@
 """The circuit breaker: when it opens, whom it lets try, and what it does not count."""
 
 import time as real_time
+from collections.abc import Iterator
 
 import pytest
 
-from holysheep.breaker import BreakerLayer, Breakers, CircuitBreaker, Verdict
+from holysheep.breaker import BreakerLayer, BreakerRecheck, Breakers, CircuitBreaker, Verdict
+from holysheep.engine import stack
 from holysheep.errors import (
     AuthError,
     BadRequest,
@@ -21,7 +23,7 @@ from holysheep.errors import (
     TransientConflict,
     UnknownModel,
 )
-from holysheep.types import Event
+from holysheep.types import Call, Event, Handler, Layer
 from tests.fakes import (
     START_S,
     FakeClock,
@@ -324,6 +326,53 @@ def test_an_error_of_our_own_making_frees_the_probes_place() -> None:
     with pytest.raises(ZeroDivisionError):
         list(layer(a_call(clock), ScriptedHandler(clock, ZeroDivisionError())))
     breaker.admit()
+
+
+# --- the second look ----------------------------------------------------------------------------
+
+
+def waiting_while(breaker: CircuitBreaker, *verdicts: Verdict) -> Layer:
+    """A layer in which a call waits while others end so."""
+
+    def wait(call: Call, proceed: Handler) -> Iterator[Event]:
+        for verdict in verdicts:
+            breaker.report(breaker.admit(), verdict)
+        yield from proceed(call)
+
+    return wait
+
+
+def test_a_call_that_waited_while_the_breaker_opened_is_not_sent() -> None:
+    clock = FakeClock()
+    breaker = CircuitBreaker(clock=clock)
+    waiting = waiting_while(breaker, *["failure"] * 5)
+    below = ScriptedHandler(clock)
+    layers = [BreakerLayer(lambda _: breaker), waiting, BreakerRecheck(lambda _: breaker)]
+    with pytest.raises(CircuitOpen):
+        list(stack(layers, below)(a_call(clock)))
+    assert not below.calls
+    assert breaker.state == "open"
+
+
+@pytest.mark.parametrize("verdicts", [[], ["failure"] * 4, ["success"]], ids=str)
+def test_a_call_that_waited_while_the_breaker_stayed_closed_is_sent(
+    verdicts: list[Verdict],
+) -> None:
+    clock = FakeClock()
+    breaker = CircuitBreaker(clock=clock)
+    waiting = waiting_while(breaker, *verdicts)
+    below = ScriptedHandler(clock)
+    layers = [BreakerLayer(lambda _: breaker), waiting, BreakerRecheck(lambda _: breaker)]
+    assert list(stack(layers, below)(a_call(clock)))
+
+
+def test_the_probe_passes_the_second_look() -> None:
+    clock = FakeClock()
+    breaker = open_breaker(clock)
+    clock.sleep(30.0)
+    layers = [BreakerLayer(lambda _: breaker), BreakerRecheck(lambda _: breaker)]
+    assert list(stack(layers, ScriptedHandler(clock))(a_call(clock)))
+    assert breaker.state == "closed"
 
 
 # --- many breakers ------------------------------------------------------------------------------

@@ -9,15 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holysheep.concurrency import ConcurrencyLayer
 from holysheep.engine import stack
 from holysheep.errors import (
+    CircuitOpen,
     HolySheepError,
     LimitBeyondDeadline,
     LimiterTimeout,
     RateLimited,
     ServerError,
 )
-from holysheep.limiter import RateLimiter, RateLimitLayer, TokenBucket
+from holysheep.fair import FairSemaphore
+from holysheep.limiter import PauseRecheck, RateLimiter, RateLimitLayer, TokenBucket
 from holysheep.retry import RetryLayer
 from holysheep.types import Call, Event, Usage
 from tests.fakes import (
@@ -691,6 +694,38 @@ def test_a_refusal_further_down_gives_the_tokens_back() -> None:
     with pytest.raises(LimiterTimeout):
         list(layer(a_call(clock), ScriptedHandler(clock, LimiterTimeout("no slot"))))
     limiter.reserve("a", 10_000, deadline_s=clock.monotonic())
+
+
+def test_a_call_that_was_never_sent_takes_no_place_from_the_others() -> None:
+    clock = FakeClock()
+    layer = layer_of(clock, rpm=1)
+    below = ScriptedHandler(clock, LimiterTimeout("no slot"), CircuitOpen("open"), answered("ok"))
+    for error in (LimiterTimeout, CircuitOpen):
+        with pytest.raises(error):
+            list(layer(a_call(clock), below))
+    list(layer(a_call(clock, timeout_s=1.0), below))
+    assert clock.monotonic() == START_S
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_call_that_got_its_slot_during_a_pause_goes_back_to_the_queue(seed: int) -> None:
+    time = VirtualTime(seed)
+    limiter = RateLimiter(0, 0, clock=time)
+    slots = FairSemaphore(1, time)
+    layers = [
+        RateLimitLayer(limiter, time),
+        ConcurrencyLayer(slots, time),
+        PauseRecheck(limiter),
+    ]
+    below = ScriptedHandler(time)
+    slots.acquire(START_S)
+    for _ in range(10):
+        time.spawn(lambda: list(stack(layers, below)(a_call(time))))
+    time.spawn(limiter.pause, "gpt-4.1", 20.0, after_s=1.0)
+    time.spawn(slots.release, after_s=2.0)
+    assert kinds(time.run()) == {"list": 10, "NoneType": 2}
+    assert min(below.started_s) == START_S + 21
+    assert slots.held == 0
 
 
 def test_an_abandoned_answer_keeps_its_estimate() -> None:
