@@ -7,7 +7,6 @@ from typing import Any, Self
 from holysheep.credentials import check_credentials, list_models
 from holysheep.engine import Answer
 from holysheep.errors import InputError
-from holysheep.jsontext import is_json
 from holysheep.params import ChatParams, Options, chosen, parse_messages, parsed
 from holysheep.ports import SystemClock
 from holysheep.registry import Registry
@@ -121,8 +120,6 @@ def _parse(
         conversation = parse_messages(list(messages), "messages")
     except ValueError as error:
         raise InputError(str(error)) from None
-    if not is_json(conversation):
-        raise InputError("messages must hold nothing but JSON values.")
     if not conversation:
         raise InputError("messages is empty: give the model something to answer.")
     options = {name: given[name] for name in given if name in Options.model_fields}

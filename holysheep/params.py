@@ -108,7 +108,11 @@ class Conversation(BaseModel):
     @field_validator("query", "system_prompt", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> str:
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if isinstance(value, str):
+            return value
+        if not is_json(value):
+            raise ValueError("query and system_prompt must be texts.")
+        return json.dumps(value, ensure_ascii=False)
 
     @field_validator("history", mode="before")
     @classmethod
@@ -361,7 +365,10 @@ def parse_messages(value: Any, name: str) -> list[JsonObject]:
             raise ValueError(f"{expected} Message {number} has no content.")
         if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
             raise ValueError(f"{expected} Message {number} has a part that is no object.")
-    return [dict(message) for message in value]
+    messages = [dict(message) for message in value]
+    if not is_json(messages):
+        raise ValueError(f"{name} must hold nothing but JSON values.")
+    return messages
 
 
 def _parse_schema(value: Any) -> JsonObject | None:
