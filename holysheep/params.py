@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from types import UnionType
+from types import ModuleType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
 import yaml
@@ -29,7 +29,6 @@ from holysheep import config
 from holysheep.errors import InputError
 from holysheep.jsontext import is_json, parse_json
 from holysheep.media import Image
-from holysheep.schema import check_schema, check_tools
 from holysheep.types import CacheMode, ChatRequest, JsonObject, Policy
 from holysheep.wording import shortened
 
@@ -371,6 +370,16 @@ def parse_messages(value: Any, name: str) -> list[JsonObject]:
     return messages
 
 
+def schemas() -> ModuleType:
+    """The module that checks JSON Schemas, loaded when the first one is given.
+
+    Its validator takes a twentieth of the time until the plugin has registered.
+    """
+    from holysheep import schema  # noqa: PLC0415 - see above
+
+    return schema
+
+
 def _parse_schema(value: Any) -> JsonObject | None:
     schema = _json_object("json_schema", value)
     if isinstance(schema.get("schema"), dict) and not schema.get("type"):
@@ -380,7 +389,7 @@ def _parse_schema(value: Any) -> JsonObject | None:
             raise ValueError(f"json_schema has unknown keys: {', '.join(unknown)}.")
         schema = schema["schema"]
     try:
-        check_schema(schema)
+        schemas().check_schema(schema)
     except InputError as error:
         raise ValueError(error.message) from None
     return schema
@@ -395,9 +404,10 @@ def _parse_tools(value: Any) -> list[JsonObject] | None:
     if value == []:
         return None
     try:
-        return check_tools(value)
+        checked: list[JsonObject] = schemas().check_tools(value)
     except InputError as error:
         raise ValueError(error.message) from None
+    return checked
 
 
 def _json_object(name: str, value: Any) -> JsonObject:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
@@ -104,6 +104,17 @@ def check_tools(tools: Any) -> list[JsonObject]:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
+
+
+def problem_of(value: Any, schema: JsonObject) -> str:
+    """Where and how ``value`` breaks ``schema``, or nothing."""
+    # A registry of its own: a $ref to somewhere else must not make this process fetch it.
+    validator = Draft202012Validator(schema, registry=EMPTY_REGISTRY)
+    try:
+        problem = best_match(validator.iter_errors(value))
+    except RecursionError:
+        return "it refers to itself without end"
+    return "" if problem is None else where(problem)
 
 
 def where(error: ValidationError | SchemaError) -> str:

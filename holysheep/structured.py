@@ -12,13 +12,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-from referencing.jsonschema import EMPTY_REGISTRY
-
 from holysheep.errors import BadRequest, InvalidOutput
 from holysheep.jsontext import parse_json, with_whole_characters
-from holysheep.schema import where
+from holysheep.params import schemas
 from holysheep.types import (
     Call,
     ChatRequest,
@@ -53,14 +49,9 @@ def check_answer(text: str, schema: JsonObject) -> None:
     value = parse_answer(text)
     if not schema:
         return
-    # A registry of its own: a $ref to somewhere else must not make this process fetch it.
-    validator = Draft202012Validator(schema, registry=EMPTY_REGISTRY)
-    try:
-        problem = best_match(validator.iter_errors(value))
-    except RecursionError:
-        raise ValueError("the schema refers to itself without end") from None
-    if problem is not None:
-        raise ValueError(f"the answer breaks the schema: {where(problem)}")
+    problem = schemas().problem_of(value, schema)
+    if problem:
+        raise ValueError(f"the answer breaks the schema: {problem}")
 
 
 class StructuredLayer:

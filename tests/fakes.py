@@ -482,8 +482,9 @@ class ScriptedGateway:
     """Stands for the connection pool of a credential: HTTP requests in, responses out.
 
     ``respond(request_body, number)`` returns ``(latency_s, status, headers, body)`` or an
-    exception to raise. ``sent_s`` are the moments at which requests left, ``statuses`` what they
-    were answered with.
+    exception to raise. A body is a JSON value, or a list of waits, texts and exceptions that are
+    sent one after the other. ``sent_s`` are the moments at which requests left, ``statuses`` what
+    they were answered with; ``in_use`` are those whose response is not closed.
     """
 
     def __init__(
@@ -513,21 +514,26 @@ class ScriptedGateway:
             if isinstance(response, Exception):
                 raise response
             latency_s, status, headers, content = response
-            left = request.extensions["timeout"]["read"].deadline_s - self._clock.monotonic()
-            self._clock.sleep(max(0.0, min(latency_s, left)))
-            if latency_s > left:
-                raise httpx.ReadTimeout("the deadline passed", request=request)
-            self.statuses[number] = status
-            return httpx.Response(
-                status,
-                headers={"content-type": "application/json", **headers},
-                stream=_Body(
-                    content if isinstance(content, bytes) else json.dumps(content).encode()
-                ),
-                request=request,
-            )
-        finally:
+            self.wait(latency_s, request)
+        except BaseException:
             self.in_use -= 1
+            raise
+        self.statuses[number] = status
+        return httpx.Response(
+            status,
+            headers={"content-type": "application/json", **headers},
+            stream=_Body(
+                self, request, content if isinstance(content, list) else [json.dumps(content)]
+            ),
+            request=request,
+        )
+
+    def wait(self, seconds: float, request: httpx.Request) -> None:
+        """Let time pass as on the wire: no longer than until the deadline of the request."""
+        left = request.extensions["timeout"]["read"].deadline_s - self._clock.monotonic()
+        self._clock.sleep(max(0.0, min(seconds, left)))
+        if seconds > left:
+            raise httpx.ReadTimeout("the deadline passed", request=request)
 
     def resize(self, **_: int) -> None:
         """Nothing to resize."""
@@ -537,13 +543,29 @@ class ScriptedGateway:
 
 
 class _Body(httpx.SyncByteStream):
-    """A response body that has not been read yet."""
+    """A response body that holds its connection until it is closed."""
 
-    def __init__(self, content: bytes) -> None:
-        self._content = content
+    def __init__(
+        self, gateway: ScriptedGateway, request: httpx.Request, parts: list[float | str | Exception]
+    ) -> None:
+        self._gateway = gateway
+        self._request = request
+        self._parts = parts
+        self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
-        yield self._content
+        for part in self._parts:
+            if isinstance(part, Exception):
+                raise part
+            if isinstance(part, str):
+                yield part.encode()
+            else:
+                self._gateway.wait(part, self._request)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._gateway.in_use -= 1
 
 
 def good_answer(
@@ -555,6 +577,25 @@ def good_answer(
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     content = {"id": "x", "model": body["model"], "choices": [choice], "usage": counts}
     return latency_s, 200, {"x-request-id": "req-1"}, content
+
+
+def streamed_answer(
+    body: dict[str, Any], *words: str, pause_s: float = 1.0
+) -> tuple[float, int, dict[str, str], Any]:
+    """A gateway's streamed answer to ``body``: a word after each pause."""
+    parts: list[float | str | Exception] = []
+    for word in (*words, None):
+        choice = {"index": 0, "delta": {"content": word or ""}, "finish_reason": None}
+        if word is None:
+            choice["finish_reason"] = "stop"
+        parts += [pause_s, _event({"model": body["model"], "choices": [choice]})]
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    parts += [_event({"choices": [], "usage": usage}), "data: [DONE]\n\n"]
+    return 0.0, 200, {"content-type": "text/event-stream"}, parts
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data)}\n\n"
 
 
 def a_request(text: str = "Hello", **fields: Any) -> ChatRequest:

@@ -1,7 +1,7 @@
 """The semaphore: first come, first served, and no slot is ever lost."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holysheep.fair import FairSemaphore
@@ -120,6 +120,7 @@ def test_a_smaller_size_takes_nothing_from_those_who_hold_slots() -> None:
     assert slots.acquire(START_S)
 
 
+@settings(max_examples=40)
 @given(
     size=st.integers(1, 4),
     holds=st.lists(

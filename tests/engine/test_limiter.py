@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holysheep.concurrency import ConcurrencyLayer
@@ -227,6 +227,7 @@ def test_callers_are_served_first_come_first_served() -> None:
     assert order == list(range(50))
 
 
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     callers=st.lists(st.tuples(st.floats(0.1, 60), st.integers(0, 90)), min_size=1, max_size=12),
@@ -237,17 +238,19 @@ def test_no_caller_overtakes_another_whatever_the_sizes(
     time = VirtualTime(seed)
     limiter = RateLimiter(6, 60, clock=time)
 
-    def caller(arrived_s: float, tokens: int) -> tuple[float, float]:
+    def caller(tokens: int) -> tuple[float, float]:
+        arrived_s = time.monotonic()
         reservation = limiter.reserve("a", tokens, deadline_s=START_S + 1e6)
         reservation.end(None)
         return reservation.admitted_s, arrived_s
 
     for arrives_s, tokens in callers:
-        time.spawn(caller, arrives_s, tokens, after_s=arrives_s)
+        time.spawn(caller, tokens, after_s=arrives_s)
     arrivals = [arrived_s for _, arrived_s in sorted(time.run())]
     assert arrivals == sorted(arrivals)
 
 
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     arrivals=st.lists(st.floats(0, 40), min_size=1, max_size=15),
@@ -333,7 +336,7 @@ def test_a_killed_caller_does_not_block_those_behind_it() -> None:
     assert other == "1.0"
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_callers_killed_at_any_time_leave_neither_waiters_nor_debts(seed: int) -> None:
     time = VirtualTime(seed)
     limiter = RateLimiter(60, 0, clock=time)
@@ -820,7 +823,7 @@ def test_while_the_server_refuses_everything_one_call_a_pause_tries() -> None:
     assert set(after_the_first.values()) == {1}
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_no_interleaving_of_pauses_limits_and_kills_leaves_anybody_waiting(seed: int) -> None:
     time = VirtualTime(seed, per_line=0.05)
     limiter = RateLimiter(30, 3000, clock=time)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holysheep import config
@@ -121,6 +121,7 @@ def test_an_error_before_any_text_is_raised() -> None:
     assert pieces_of([(1.0, error)])[:2] == ([], error)
 
 
+@settings(max_examples=50)
 @given(
     script=st.lists(
         st.tuples(st.sampled_from([0.0, 0.001, 0.02, 0.05, 0.3]), st.text(max_size=3)), max_size=20

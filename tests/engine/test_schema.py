@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holysheep.errors import InputError
@@ -105,6 +105,7 @@ def test_deep_nesting_is_accepted_or_refused_but_never_a_crash(depth: int) -> No
     assert told is None or (depth > 20 and "nested too deeply" in told)
 
 
+@settings(max_examples=50)
 @given(schema=st.dictionaries(st.text(max_size=10), json_values))
 def test_no_object_crashes_the_check(schema: dict[str, Any]) -> None:
     told = refusal(check_schema, schema) or ""
@@ -148,6 +149,7 @@ def test_tools_that_no_gateway_takes_are_refused(tools: Any) -> None:
         check_tools(tools)
 
 
+@settings(max_examples=50)
 @given(tools=st.lists(json_values | st.builds(tool, parameters=json_values), max_size=3))
 def test_no_list_crashes_the_check_of_tools(tools: list[Any]) -> None:
     assert "\n" not in (refusal(check_tools, tools) or "")

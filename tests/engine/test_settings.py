@@ -127,7 +127,7 @@ def test_a_base_url_is_brought_into_one_form(text: str, expected: str) -> None:
     [
         "host.example/v1",
         "ftp://host.example",
-        "file:///etc/passwd",
+        "file:///v1",
         "https://",
         "https:///v1",
         "https://user:pass@host.example/v1",
