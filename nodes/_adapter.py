@@ -144,12 +144,23 @@ def string(tool: Tool, name: str, value: str) -> Messages:
 def figure(tool: Tool, name: str, value: Decimal | float | bool | None) -> Messages:
     """A number or boolean: first as text for an Answer, then as the value for other nodes."""
     yield _short_string(name, _shown(value))
-    yield variable(tool, name, float(value) if isinstance(value, Decimal) else value)
+    number = float(value) if isinstance(value, Decimal) else value
+    # A latency is new each time; the others are much the same from call to call.
+    yield variable(tool, name, number) if name == "latency_ms" else _plain_value(name, number)
 
 
 def variable(tool: Tool, name: str, value: Any) -> ToolInvokeMessage:
     """An output of any type."""
     return tool.create_variable_message(name, value)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _plain_value(name: str, value: float | bool | None) -> ToolInvokeMessage:
+    """A number or boolean, kept like ``_short_string``; True and 1 are two of them."""
+    return ToolInvokeMessage(
+        type=ToolInvokeMessage.MessageType.VARIABLE,
+        message=ToolInvokeMessage.VariableMessage(variable_name=name, variable_value=value),
+    )
 
 
 @lru_cache(maxsize=256)
