@@ -21,7 +21,13 @@ from typing import Literal
 from cachetools import LRUCache
 
 from holysheep import config
-from holysheep.errors import CircuitOpen, HolySheepError, LimitBeyondDeadline, RefusedLocally
+from holysheep.errors import (
+    CircuitOpen,
+    HolySheepError,
+    LimitBeyondDeadline,
+    RefusedLocally,
+    TimedOut,
+)
 from holysheep.ports import Clock
 from holysheep.types import Call, Event, Handler
 from holysheep.wording import span
@@ -165,6 +171,10 @@ class BreakerLayer:
             raise
         except HolySheepError as error:
             verdict = "failure" if error.is_outage else "success"
+            patience_s = call.deadline_s - call.trace.started_s
+            if isinstance(error, TimedOut) and patience_s < config.BREAKER_PATIENCE_S:
+                # A caller who gives a model no time says nothing about it to those who do.
+                verdict = "none"
             raise
         finally:
             breaker.report(epoch, verdict)

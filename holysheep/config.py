@@ -49,6 +49,9 @@ SHARED_PAUSE_MAX_S = 60.0
 # Circuit breaker.
 BREAKER_FAILURES = 5
 BREAKER_OPEN_S = 30.0
+# A call with less time than this does not count where it runs out: one workflow's short timeout_s
+# must not shut a slow model for all others.
+BREAKER_PATIENCE_S = 10.0
 
 # Cache.
 CACHE_MAX_BYTES = 64 * 1024 * 1024

@@ -188,7 +188,9 @@ class RateLimiter:
         """Whether forgetting this limiter would lose nothing."""
         with self._lock:
             full = all(bucket.is_full for bucket in (self._requests, self._tokens) if bucket)
-            quiet = self._gate.is_quiet(self._clock.monotonic())
+            now = self._clock.monotonic()
+            gates = (self._gate, *self._model_gates.values())
+            quiet = all(gate.is_quiet(now) for gate in gates)
             return full and quiet and not self._queue
 
     def resize(self, requests_per_minute: float, tokens_per_minute: float) -> None:
@@ -248,6 +250,9 @@ class RateLimiter:
             # A limit that resets in an hour is one model's quota; only short ones are the key's.
             shared = None if seconds is None else min(seconds, config.SHARED_PAUSE_MAX_S)
             self._gate.pause(now, shared, admitted_s)
+            self._model_gates = {
+                name: gate for name, gate in self._model_gates.items() if not gate.is_quiet(now)
+            }
             self._model_gates.setdefault(model, Gate()).pause(now, seconds, admitted_s)
             for waiter in self._queue:
                 # Those who would wait in vain are told at once.

@@ -472,6 +472,24 @@ def test_calls_that_wait_for_a_limit_heed_a_breaker_that_opens_meanwhile() -> No
     assert kinds(outcomes).get("CircuitOpen", 0) >= 2
 
 
+def test_a_gateway_that_hangs_opens_the_breaker() -> None:
+    world = World(lambda body, _: good_answer(body, latency_s=1000.0))
+    for number in range(5):
+        with pytest.raises(TimedOut):
+            world.ask(f"{number}", timeout_s=60.0, max_retries=0)
+    with pytest.raises(CircuitOpen):
+        world.ask("one more")
+
+
+def test_callers_with_a_very_short_deadline_do_not_shut_out_the_patient_ones() -> None:
+    world = World(lambda body, _: good_answer(body, latency_s=3.0))
+    for number in range(5):
+        with pytest.raises(TimedOut):
+            world.ask(f"{number}", timeout_s=1.0, max_retries=0)
+    other = world.credential("test-key-" + "b" * 20)
+    assert world.ask("patient", engine=other).text == "Hi"
+
+
 def test_an_outage_is_probed_once_every_thirty_seconds() -> None:
     world = World(failing(503, latency_s=0.1))
 

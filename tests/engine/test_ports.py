@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,4 +58,5 @@ def test_a_clock_built_after_patching_uses_what_it_was_patched_with() -> None:
         "with changed:\n"
         "    assert not changed.wait(0.001)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30, cwd=root)
