@@ -235,10 +235,8 @@ class RateLimiter:
     def is_paused(self, model: str, *, is_fallback: bool = False) -> bool:
         """Whether upstream has asked the calls to ``model`` to wait, at this moment."""
         with self._lock:
-            held = self._gate_delay(
-                _Waiter(model, 0, is_fallback=is_fallback), self._clock.monotonic()
-            )
-            return 0 < held < math.inf
+            waiter = _Waiter(model, 0, is_fallback=is_fallback)
+            return self._pause_left(waiter, self._clock.monotonic()) > 0
 
     def pause(self, model: str, seconds: float | None, *, admitted_s: float = math.inf) -> None:
         """Hold all calls of the credential back, ``seconds`` long where the server named a time.
@@ -282,12 +280,9 @@ class RateLimiter:
                 break
             if self._gate_delay(other, now) <= 0:
                 return math.inf
-        return self._bucket_delay(1.0, waiter.tokens)
-
-    def _bucket_delay(self, requests: float, tokens: float) -> float:
         return max(
-            self._requests.wait_time(requests) if self._requests else 0.0,
-            self._tokens.wait_time(tokens) if self._tokens else 0.0,
+            self._requests.wait_time() if self._requests else 0.0,
+            self._tokens.wait_time(waiter.tokens) if self._tokens else 0.0,
         )
 
     def _take(self, waiter: "_Waiter") -> "Reservation":
