@@ -11,6 +11,7 @@ plugin is a thin layer over this package, which knows nothing of Dify::
 """
 
 from holysheep import config
+from holysheep.bucket import TokenBucket
 from holysheep.client import Client, Stream
 from holysheep.errors import (
     AuthError,
@@ -36,7 +37,6 @@ from holysheep.errors import (
     UnknownModel,
     UpstreamError,
 )
-from holysheep.limiter import TokenBucket
 from holysheep.result import ChatResult, Meta, UsageReport
 from holysheep.types import Delta
 

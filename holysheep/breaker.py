@@ -8,8 +8,9 @@
 
 A failure is what ``HolySheepError.is_outage`` says: no connection, a time-out, a 5xx, an unreadable
 answer. Anything else that upstream answers, a 4xx or a 429 too, shows that it is alive. While
-half open exactly one call goes through as the probe, however many arrive at once. A call that
-ends without a verdict (it was refused by a limit, or its caller left) frees the probe's place.
+half open exactly one call goes through as the probe, however many arrive at once, and the breaker
+closes when its answer begins. A call that ends without a verdict (it was refused by a limit, or its
+caller left) frees the probe's place.
 
 Reports of calls that were let through before the state last changed are ignored: fifty calls that
 fail together open the breaker once, and a late success does not close it.
@@ -96,6 +97,16 @@ class CircuitBreaker:
             retry_after_s=left,
         )
 
+    def answering(self, epoch: int) -> None:
+        """Tell that an answer begins to arrive: all that a probe has to find out.
+
+        Calls need not wait for the end of its stream. Of other calls only the end counts, or a
+        model that breaks off every answer would never be shut.
+        """
+        with self._lock:
+            if epoch == self._epoch and self._state == "half_open":
+                self._enter("closed")
+
     def report(self, epoch: int, verdict: Verdict) -> None:
         """Tell how a call that was admitted in ``epoch`` has ended."""
         with self._lock:
@@ -162,8 +173,10 @@ class BreakerLayer:
         verdict: Verdict = "none"
         try:
             for event in proceed(call):
-                # Once it answers at all it is alive; a stream that breaks later still fails it.
-                verdict = "success"
+                if verdict == "none":
+                    # Once it answers at all it is alive; a stream that breaks later still fails it.
+                    verdict = "success"
+                    breaker.answering(epoch)
                 yield event
         except (RefusedLocally, LimitBeyondDeadline):
             # Nothing was sent: the limiter above the wire had no room.

@@ -11,11 +11,12 @@ from holysheep.config import MAX_CONNECTIONS, MIN_KEPT_ALIVE
 from holysheep.errors import HolySheepError
 from holysheep.fair import FairSemaphore
 from holysheep.fallback import FallbackLayer
-from holysheep.limiter import PauseRecheck, RateLimiter, RateLimitLayer
+from holysheep.limiter import RateLimiter
 from holysheep.pool import PooledTransport
 from holysheep.ports import Clock, Rng
 from holysheep.pricing import PriceBook
 from holysheep.quirks import Quirks
+from holysheep.ratelimit import PauseRecheck, RateLimitLayer
 from holysheep.result import ChatResult, build_result, empty_result
 from holysheep.retry import RetryLayer
 from holysheep.settings import Settings

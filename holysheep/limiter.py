@@ -1,167 +1,25 @@
-"""Requests and tokens per minute, waited for in order; and the pause after an upstream 429.
+"""Requests and tokens per minute, waited for in order; and the pauses that upstream asks for.
 
-*Bucket.* A bucket of ``rate`` tokens refills at ``rate / per_seconds``: a burst of that size, then
-the steady rate. A call takes one token of the request bucket and, where tokens per minute are
-limited, an estimate of its tokens; the estimate is settled with what upstream reports, so a bucket
-may be in debt for a while.
+*Buckets.* A call takes one token of the request bucket and, where tokens per minute are limited, an
+estimate of its tokens, which is settled with what upstream reports.
 
 *Queue.* Callers are served first come, first served. One whose turn cannot come before its
 deadline is refused at once, with nothing taken.
 
-*Pause.* A 429 closes the gate of the credential for as long as the server says. When it opens,
-one call goes first; each answer lets twice as many through, until the gate is fully open. So a
-crowd of waiting calls does not run into the limit again. Beyond a minute only the model that was
-limited is held back, and a fallback to another model heeds only the pauses of that model: the
-limit that it escapes from is usually the first model's.
+*Gates.* A 429 closes the gate of the credential for as long as the server says. Beyond a minute
+only the model that was limited is held back, and a fallback to another model heeds only the pauses
+of that model: the limit that it escapes from is usually the first model's.
 """
 
 import math
 from collections import deque
-from collections.abc import Iterator
 
 from holysheep import config
-from holysheep.errors import (
-    LimitBeyondDeadline,
-    LimiterTimeout,
-    RateLimited,
-    RefusedLocally,
-)
+from holysheep.bucket import TokenBucket
+from holysheep.errors import LimitBeyondDeadline, LimiterTimeout
+from holysheep.gate import Gate
 from holysheep.ports import Clock, Condition
-from holysheep.streams import primed
-from holysheep.tokens import estimate_call_tokens
-from holysheep.types import Call, Completed, Event, Handler
 from holysheep.wording import span
-
-
-class TokenBucket:
-    """A token bucket that starts full.
-
-    ``rate`` tokens per ``per_seconds``; its size is ``rate``. Safe for concurrent use.
-    """
-
-    def __init__(self, rate: float, per_seconds: float = 60.0, *, clock: Clock) -> None:
-        if not (rate > 0 and per_seconds > 0):
-            raise ValueError("rate and per_seconds must be greater than 0")
-        self.rate = rate
-        self.per_seconds = per_seconds
-        self._clock = clock
-        self._lock = clock.lock()
-        self._tokens = float(rate)
-        self._updated_s = clock.monotonic()
-
-    def acquire(self, amount: float = 1.0) -> bool:
-        """Take ``amount`` if it is there; nothing is taken otherwise."""
-        with self._lock:
-            self._refill()
-            if self._tokens < self._bounded(amount) - 1e-9:
-                return False
-            self._tokens -= amount
-            return True
-
-    def wait_time(self, amount: float = 1.0) -> float:
-        """Seconds until ``amount`` could be taken if nobody else took any; 0 = now."""
-        return self.drain_time(self._bounded(amount))
-
-    def drain_time(self, amount: float) -> float:
-        """Seconds until ``amount`` in all, however much, could have been taken; 0 = now."""
-        with self._lock:
-            self._refill()
-            missing = amount - self._tokens
-            # A remainder of rounding would otherwise be waited for again and again.
-            return 0.0 if missing <= 1e-9 else missing * self.per_seconds / self.rate
-
-    def settle(self, amount: float) -> None:
-        """Put ``amount`` back, or take it where it is negative, even into debt."""
-        with self._lock:
-            self._refill()
-            self._tokens = min(self.rate, self._tokens + amount)
-
-    def resize(self, rate: float) -> None:
-        """Change the rate and size; what has been taken stays taken."""
-        with self._lock:
-            self._refill()
-            self._tokens += rate - self.rate
-            self.rate = rate
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the bucket has recovered from all that was taken."""
-        with self._lock:
-            self._refill()
-            return self._tokens >= self.rate
-
-    def _bounded(self, amount: float) -> float:
-        """A call larger than the bucket goes when the bucket is full, rather than never."""
-        return min(amount, self.rate)
-
-    def _refill(self) -> None:
-        now = self._clock.monotonic()
-        gained = (now - self._updated_s) * self.rate / self.per_seconds
-        self._tokens = min(self.rate, self._tokens + gained)
-        self._updated_s = now
-
-
-class Gate:
-    """Closed during a pause, then opening step by step.
-
-    ``allowance`` is how many unanswered calls may be out while it opens; ``None`` = any number.
-    Only calls that passed since the last pause count: a long stream from before it says nothing.
-    """
-
-    __slots__ = ("_out", "_pause", "_paused_at_s", "_strikes", "allowance", "until_s")
-
-    FULLY_OPEN = 32
-
-    def __init__(self) -> None:
-        self.until_s = -math.inf
-        self.allowance: int | None = None
-        self._out = 0
-        self._pause = 0
-        self._paused_at_s = -math.inf
-        self._strikes = 0
-
-    def delay(self, now_s: float) -> float:
-        """Seconds until a call may pass: 0 = now, infinity = when one that is out has ended."""
-        if now_s < self.until_s:
-            return self.until_s - now_s
-        if self.allowance is not None and self._out >= self.allowance:
-            return math.inf
-        return 0.0
-
-    def is_quiet(self, now_s: float) -> bool:
-        """Whether nothing is left of a pause but the memory of it."""
-        return now_s >= self.until_s and not self._out
-
-    def enter(self) -> int:
-        """A call passes; returns the number of the pause that it passed after."""
-        self._out += 1
-        return self._pause
-
-    def leave(self, pause: int, *, answered: bool) -> None:
-        """A call that passed after ``pause`` has been answered, or has failed."""
-        if pause != self._pause:
-            return
-        self._out -= 1
-        if answered and self.allowance is not None:
-            self.allowance *= 2
-            if self.allowance > self.FULLY_OPEN:
-                self.allowance = None
-                self._strikes = 0
-
-    def pause(self, now_s: float, seconds: float | None, admitted_s: float) -> None:
-        """Close for ``seconds`` or, where the server named no time, longer each time in a row."""
-        if admitted_s > self._paused_at_s:
-            # Calls that were out together fail together: that is one strike, not fifty.
-            self._strikes += 1
-            self._paused_at_s = now_s
-        if seconds is None:
-            seconds = min(
-                config.PAUSE_MAX_S, config.PAUSE_BASE_S * 2.0 ** min(10, self._strikes - 1)
-            )
-        self.until_s = max(self.until_s, now_s + seconds)
-        self.allowance = 1
-        self._pause += 1
-        self._out = 0
 
 
 class RateLimiter:
@@ -438,82 +296,3 @@ def _bucket(existing: TokenBucket | None, rate: float, clock: Clock) -> TokenBuc
     if existing.rate != rate:
         existing.resize(rate)
     return existing
-
-
-class RateLimitLayer:
-    """Takes a place in the limiter before the request goes on, and settles it afterwards."""
-
-    def __init__(self, limiter: RateLimiter, clock: Clock) -> None:
-        self._limiter = limiter
-        self._clock = clock
-
-    def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
-        """Pass the call on when its turn has come."""
-        estimate = estimate_call_tokens(call.request) if self._limiter.limits_tokens else 0
-        reservation, events = self._admitted(call, proceed, estimate)
-        tokens_used: float | None = None
-        try:
-            for event in events:
-                reservation.accepted()
-                if isinstance(event, Completed):
-                    tokens_used = event.completion.usage.total_tokens
-                yield event
-        except RateLimited as error:
-            self._pause(call, error, reservation)
-            raise
-        finally:
-            reservation.end(tokens_used)
-
-    def _admitted(
-        self, call: Call, proceed: Handler, estimate: float
-    ) -> tuple[Reservation, Iterator[Event]]:
-        """Wait for the turn and begin; again, where a pause came while waiting for a slot."""
-        trace = call.trace
-        while True:
-            began = self._clock.monotonic()
-            try:
-                reservation = self._limiter.reserve(
-                    call.request.model,
-                    estimate,
-                    deadline_s=call.deadline_s,
-                    is_fallback=trace.fallback_from is not None,
-                )
-            finally:
-                trace.queue_s += self._clock.monotonic() - began
-            try:
-                return reservation, primed(proceed(call))
-            except _PausedAgain:
-                reservation.cancel()
-            except RefusedLocally:
-                reservation.cancel()
-                raise
-            except RateLimited as error:
-                self._pause(call, error, reservation)
-                reservation.end(0)
-                raise
-            except BaseException:
-                reservation.end(None)
-                raise
-
-    def _pause(self, call: Call, error: RateLimited, reservation: Reservation) -> None:
-        self._limiter.pause(
-            call.request.model, error.retry_after_s, admitted_s=reservation.admitted_s
-        )
-
-
-class PauseRecheck:
-    """Sends a call back to the queue if a pause began while it waited for a slot."""
-
-    def __init__(self, limiter: RateLimiter) -> None:
-        self._limiter = limiter
-
-    def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
-        """Pass the call on, unless upstream has asked to wait in the meantime."""
-        is_fallback = call.trace.fallback_from is not None
-        if self._limiter.is_paused(call.request.model, is_fallback=is_fallback):
-            raise _PausedAgain
-        return proceed(call)
-
-
-class _PausedAgain(Exception):
-    """A call that was let through goes back to the queue; nothing was sent."""

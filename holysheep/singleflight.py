@@ -1,10 +1,9 @@
 """Identical requests that are made at the same time share one upstream call.
 
 The caller that begins a flight leads it: the request goes out with its deadline. Whichever member
-needs the next event while nobody is fetching it pulls it from upstream, the leader or one with no
-less time; all others are handed each
-event as it arrives, those from before they joined first. So a slow reader holds nobody up, and one
-that leaves early takes nothing away.
+needs the next event while nobody is fetching it pulls it from upstream: the leader, or one with no
+less time. All others are handed each event as it arrives, beginning with those from before they
+joined. So a slow reader holds nobody up, and one that leaves early takes nothing away.
 
 Nobody hangs on a leader that fails. A failure of upstream is everybody's. A failure that was the
 leader's own (its deadline, its turn at a limit) makes the others start anew, unless they have

@@ -19,7 +19,8 @@ from holysheep.concurrency import ConcurrencyLayer
 from holysheep.engine import stack
 from holysheep.errors import BudgetExceeded, RateLimited, ServerError
 from holysheep.fair import FairSemaphore
-from holysheep.limiter import RateLimiter, RateLimitLayer
+from holysheep.limiter import RateLimiter
+from holysheep.ratelimit import RateLimitLayer
 from holysheep.pacing import paced_text
 from holysheep.ports import SystemClock
 from holysheep.pricing import PriceBook

@@ -16,7 +16,8 @@ from holysheep.cache import key_of
 from holysheep.concurrency import ConcurrencyLayer
 from holysheep.engine import stack
 from holysheep.fair import FairSemaphore
-from holysheep.limiter import PauseRecheck, RateLimiter, RateLimitLayer
+from holysheep.limiter import RateLimiter
+from holysheep.ratelimit import PauseRecheck, RateLimitLayer
 from holysheep.ports import SystemClock
 from holysheep.singleflight import Flights, SingleFlightLayer
 from tests.fakes import ScriptedHandler, a_call, a_request, answered, text_of
