@@ -17,7 +17,7 @@ import gevent  # noqa: E402
 from holysheep.errors import HolySheepError  # noqa: E402
 from holysheep.network import DeadlineBackend  # noqa: E402
 from holysheep.ports import SystemClock  # noqa: E402
-from tests.engine.bodies.servers import Asker  # noqa: E402
+from tests.engine.raw_servers import Asker  # noqa: E402
 
 CROWD = 100
 CALLS_EACH = 3

@@ -15,7 +15,7 @@ from devtools.upstream import behaviours as do
 from holysheep import errors
 from holysheep.cli import exit_code, main
 from holysheep.config import VERSION
-from tests.engine.bodies.servers import (
+from tests.engine.raw_servers import (
     KEY,
     RawServer,
     answer,

@@ -35,7 +35,7 @@ from holysheep import (
     TimedOut,
     UnknownModel,
 )
-from tests.engine.bodies.servers import (
+from tests.engine.raw_servers import (
     KEY,
     Link,
     RawServer,

@@ -26,7 +26,7 @@ from holysheep.errors import (
 from holysheep.ports import SystemClock
 from holysheep.registry import Registry
 from holysheep.settings import Settings
-from tests.engine.bodies.servers import (
+from tests.engine.raw_servers import (
     KEY,
     Link,
     RawServer,

@@ -11,7 +11,7 @@ from holysheep import config
 from holysheep.errors import InputError
 from holysheep.media import Image, fetch_file, image_from_bytes
 from holysheep.ports import SystemClock
-from tests.engine.bodies.servers import (
+from tests.engine.raw_servers import (
     Link,
     RawServer,
     answer,

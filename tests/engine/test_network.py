@@ -17,7 +17,7 @@ import pytest
 
 from holysheep.network import DeadlineBackend, Limit, limits
 from holysheep.ports import SystemClock
-from tests.engine.bodies.servers import (
+from tests.engine.raw_servers import (
     Link,
     RawServer,
     answer,
@@ -526,7 +526,7 @@ def gevent_report(certificate: tuple[Path, Path], upstream_process: Any) -> Iter
             "slow_reader": reader.url,
         }
         ended = subprocess.run(
-            [sys.executable, "-m", "tests.engine.bodies.under_gevent", json.dumps(urls)],
+            [sys.executable, "-m", "tests.engine.network_under_gevent", json.dumps(urls)],
             cwd=ROOT,
             env={**os.environ, "SSL_CERT_FILE": str(certificate[0]), "NO_PROXY": "*"},
             capture_output=True,

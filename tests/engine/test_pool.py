@@ -17,7 +17,7 @@ from holysheep import config
 from holysheep.network import limits
 from holysheep.pool import PooledTransport
 from holysheep.ports import SystemClock
-from tests.engine.bodies.servers import (
+from tests.engine.raw_servers import (
     Asker,
     Link,
     RawServer,

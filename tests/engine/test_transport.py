@@ -34,7 +34,7 @@ from holysheep.ports import SystemClock
 from holysheep.registry import Registry
 from holysheep.settings import Settings
 from holysheep.types import ChatRequest, Completed, Delta, Policy, Trace
-from tests.engine.bodies.servers import (
+from tests.engine.raw_servers import (
     KEY,
     Asker,
     Link,

@@ -24,7 +24,7 @@ from holysheep.errors import (
 )
 from holysheep.types import ChatRequest, Completion, Usage
 from holysheep.wire import Assembler, encode, looks_like_events, parse_usage, server_sent_data
-from tests.engine.bodies.servers import events, stream_body
+from tests.engine.raw_servers import events, stream_body
 
 BODIES = Path(__file__).parent / "bodies"
 NOW_S = 1_760_000_000.0
