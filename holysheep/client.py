@@ -7,8 +7,10 @@ from typing import Any, Self
 from holysheep.credentials import check_credentials, list_models
 from holysheep.engine import Answer
 from holysheep.errors import InputError
-from holysheep.params import ChatParams, Options, chosen, parse_messages, parsed
+from holysheep.options import Options
+from holysheep.params import ChatParams, parse_messages
 from holysheep.ports import SystemClock
+from holysheep.reading import chosen, parsed
 from holysheep.registry import Registry
 from holysheep.result import ChatResult
 from holysheep.settings import FIELDS, parse_settings

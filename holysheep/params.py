@@ -1,98 +1,84 @@
-"""What a workflow author or a library caller may ask for: defaults, ranges, and how they are read.
+"""What a workflow author or a library caller may ask for: names, defaults, ranges.
 
-The host enforces none of it, so everything is parsed here: texts become numbers, empty texts mean
-"not set", and what is out of range is refused with one sentence that names the parameter, its
-value and what is allowed, before anything is sent.
+How these values are read, and what is said where one cannot be used, is in ``reading``. Nothing is
+sent before all of them are known to be usable.
 """
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from types import ModuleType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
+from types import ModuleType
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import yaml
-from annotated_types import Ge, Le
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from holysheep import config
 from holysheep.errors import InputError
 from holysheep.jsontext import is_json, parse_json
 from holysheep.media import Image
+from holysheep.options import Options, ResponseFormat
+from holysheep.reading import Number, Whole, chosen, parse_mapping, parsed
 from holysheep.types import CacheMode, ChatRequest, JsonObject, Policy
-from holysheep.wording import shortened
 
-ResponseFormat = Literal["text", "json_object", "json_schema"]
-
-_MAX_OPTIONS_CHARS = 20_000
 _MAX_REMEMBERED_CHARS = 16_384
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
-_STOP = "stop must be a text, one sequence a line, or a list of at most 4 texts"
-
-
-def _no_bool(value: Any) -> Any:
-    """True and 1 are different things to a person who fills in a number."""
-    if isinstance(value, bool):
-        raise ValueError("_number")
-    return value.strip() if isinstance(value, str) else value
-
-
-Number = Annotated[float, BeforeValidator(_no_bool)]
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-
-
-class Options(BaseModel):
-    """The rarer settings, by the keys of the ``options`` text. An unknown key is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    top_p: Number = Field(default=0.95, ge=0, le=1)
-    stop: list[str] | None = None
-    seed: Whole | None = Field(default=None, ge=-(2**63), le=2**63)
-    presence_penalty: Number | None = Field(default=None, ge=-2, le=2)
-    frequency_penalty: Number | None = Field(default=None, ge=-2, le=2)
-    reasoning_effort: Literal["minimal", "low", "medium", "high"] | None = None
-    cache_ttl_s: Number = Field(default=config.CACHE_TTL_S, ge=1, le=config.CACHE_MAX_TTL_S)
-    cache_scope: Literal["credential", "app", "user"] = "credential"
-    serve_stale: bool = False
-    extra_body: JsonObject | None = None
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _sequences(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = [line for line in value.splitlines() if line]
-        if value is None or value in ("", []):
-            return None
-        if isinstance(value, list):
-            if not all(isinstance(item, str) and item for item in value):
-                raise ValueError(f"{_STOP}, got {_shown(value)}.")
-            if len(value) > 4:
-                raise ValueError(f"{_STOP}, got {len(value)} of them.")
-            return value
-        raise ValueError(f"{_STOP}, got {_shown(value)}.")
-
-    @field_validator("extra_body")
-    @classmethod
-    def _mergeable(cls, value: JsonObject | None) -> JsonObject | None:
-        forbidden = sorted({"messages", "stream", "stream_options", "api_key"} & set(value or ()))
-        if forbidden:
-            raise ValueError(f"extra_body must not set {', '.join(forbidden)}.")
-        if not is_json(value):
-            raise ValueError("extra_body must hold nothing but JSON values.")
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
         return value
+    if not is_json(value):
+        raise ValueError("query and system_prompt must be texts.")
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _cache_mode(value: Any) -> str:
+    word = str(value).strip().lower()
+    return {"on": "use", "true": "use", "off": "bypass", "false": "bypass"}.get(word, word)
+
+
+def _model_ids(value: Any) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ValueError("fallback_models must be model ids, separated by commas.")
+    return tuple(_model_id(name.strip(), "fallback_models") for name in names if name.strip())
+
+
+def _model_id(value: str, name: str = "model or custom_model") -> str:
+    if len(value) > 200 or not value.isprintable():
+        raise ValueError(f"{name} must be a model id of at most 200 printable characters.")
+    return value
+
+
+def _options(value: Any) -> Any:
+    return value if isinstance(value, Options) else parse_mapping(value, "options")
+
+
+def _schema(value: Any) -> JsonObject | None:
+    return None if value is None else _parse_schema(value)
+
+
+def _tools(value: Any) -> list[JsonObject] | None:
+    return None if value is None else _parse_tools(value)
+
+
+# Fields that several nodes have, with the same range and spellings in each.
+Text = Annotated[str, BeforeValidator(_as_text)]
+ModelId = Annotated[str, AfterValidator(_model_id)]
+ModelIds = Annotated[tuple[str, ...], BeforeValidator(_model_ids)]
+Temperature = Annotated[Number, Field(ge=0, le=2)]
+MaxTokens = Annotated[Whole, Field(ge=1, le=config.MAX_MAX_TOKENS)]
+Cache = Annotated[CacheMode, BeforeValidator(_cache_mode)]
+Schema = Annotated[JsonObject | None, BeforeValidator(_schema)]
+Tools = Annotated[list[JsonObject] | None, BeforeValidator(_tools)]
 
 
 class Conversation(BaseModel):
@@ -100,18 +86,9 @@ class Conversation(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    query: str = ""
-    system_prompt: str = ""
+    query: Text = ""
+    system_prompt: Text = ""
     history: list[JsonObject] = Field(default_factory=list)
-
-    @field_validator("query", "system_prompt", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> str:
-        if isinstance(value, str):
-            return value
-        if not is_json(value):
-            raise ValueError("query and system_prompt must be texts.")
-        return json.dumps(value, ensure_ascii=False)
 
     @field_validator("history", mode="before")
     @classmethod
@@ -145,53 +122,19 @@ class ChatParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    json_schema: JsonObject | None = None
-    tools: list[JsonObject] | None = None
+    json_schema: Schema = None
+    tools: Tools = None
 
-    model: str
-    temperature: Number = Field(default=0.7, ge=0, le=2)
-    max_tokens: Whole = Field(default=2048, ge=1, le=config.MAX_MAX_TOKENS)
+    model: ModelId
+    temperature: Temperature = 0.7
+    max_tokens: MaxTokens = 2048
     response_format: ResponseFormat = "text"
-    cache: CacheMode = "use"
-    fallback_models: tuple[str, ...] = ()
+    cache: Cache = "use"
+    fallback_models: ModelIds = ()
     timeout_s: Number = Field(default=config.DEADLINE_S, ge=1, le=540)
     max_retries: Whole = Field(default=3, ge=0, le=10)
     on_error: Literal["fail", "continue"] = "fail"
-    options: Options = Field(default_factory=Options)
-
-    @field_validator("json_schema", mode="before")
-    @classmethod
-    def _schema(cls, value: Any) -> JsonObject | None:
-        return None if value is None else _parse_schema(value)
-
-    @field_validator("tools", mode="before")
-    @classmethod
-    def _tools(cls, value: Any) -> list[JsonObject] | None:
-        return None if value is None else _parse_tools(value)
-
-    @field_validator("cache", mode="before")
-    @classmethod
-    def _cache_mode(cls, value: Any) -> str:
-        word = str(value).strip().lower()
-        return {"on": "use", "true": "use", "off": "bypass", "false": "bypass"}.get(word, word)
-
-    @field_validator("fallback_models", mode="before")
-    @classmethod
-    def _models(cls, value: Any) -> tuple[str, ...]:
-        names = value.split(",") if isinstance(value, str) else value
-        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-            raise ValueError("fallback_models must be model ids, separated by commas.")
-        return tuple(_model_id(name.strip(), "fallback_models") for name in names if name.strip())
-
-    @field_validator("model")
-    @classmethod
-    def _model(cls, value: str) -> str:
-        return _model_id(value, "model or custom_model")
-
-    @field_validator("options", mode="before")
-    @classmethod
-    def _options(cls, value: Any) -> Any:
-        return value if isinstance(value, Options) else _parse_options(value)
+    options: Annotated[Options, BeforeValidator(_options)] = Field(default_factory=Options)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -251,32 +194,6 @@ class ChatParams(BaseModel):
         return {"type": "json_object"} if self.response_format == "json_object" else None
 
 
-def _model_id(value: str, name: str) -> str:
-    if len(value) > 200 or not value.isprintable():
-        raise ValueError(f"{name} must be a model id of at most 200 printable characters.")
-    return value
-
-
-def chosen(raw: Mapping[str, Any], *, default_model: str) -> dict[str, Any]:
-    """The parameters that are set, with the model that counts, checked for size.
-
-    ``custom_model`` wins over ``model``, that over ``default_model``. Raises ``InputError``.
-    """
-    given = {name: value for name, value in raw.items() if not _is_unset(value)}
-    try:
-        total = sum(_chars(value) for value in given.values())
-    except RecursionError:
-        raise InputError("The inputs are nested too deeply.") from None
-    if total > config.MAX_INPUT_CHARS:
-        raise InputError(
-            f"The inputs are too large: {total:,} characters, at most"
-            f" {config.MAX_INPUT_CHARS:,} are allowed together."
-        )
-    model = given.pop("custom_model", given.get("model", default_model))
-    given["model"] = model.strip() if isinstance(model, str) else model
-    return given
-
-
 class ChatCall(NamedTuple):
     """One node call, parsed. ``request`` is the request without images."""
 
@@ -310,33 +227,6 @@ def _parse_call(raw: Mapping[str, Any], default_model: str) -> ChatCall:
     params = parsed(ChatParams, given)
     conversation = parsed(Conversation, given)
     return ChatCall(params, conversation, params.request(conversation.messages()))
-
-
-def parsed[Model: BaseModel](model: type[Model], given: Mapping[str, Any]) -> Model:
-    """``given`` as a ``model``. Raises ``InputError`` for the first thing that is wrong."""
-    try:
-        return model.model_validate(dict(given))
-    except ValidationError as error:
-        raise InputError(_sentence(model, error.errors(include_url=False)[0])) from None
-    except ValueError:
-        # The validator itself cannot put a number of that size into words.
-        raise InputError("A number in the inputs has thousands of digits.") from None
-    except RecursionError:
-        raise InputError("The inputs are nested too deeply.") from None
-
-
-def _is_unset(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _chars(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(_chars(key) + _chars(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return sum(_chars(item) for item in value)
-    return 0
 
 
 def parse_messages(value: Any, name: str) -> list[JsonObject]:
@@ -419,116 +309,3 @@ def _json_object(name: str, value: Any) -> JsonObject:
     if not isinstance(value, dict):
         raise ValueError(f"{name} must be a JSON object.")
     return value
-
-
-def _parse_options(value: Any) -> Any:
-    if isinstance(value, str):
-        if len(value) > _MAX_OPTIONS_CHARS:
-            raise ValueError(f"options is longer than {_MAX_OPTIONS_CHARS:,} characters.")
-        try:
-            value = _parse_yaml(value)
-        except RecursionError:
-            raise ValueError("options is nested too deeply.") from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f" (line {mark.line + 1})" if mark else ""
-            raise ValueError(f"options is neither valid YAML nor JSON{where}.") from None
-        if value is None:
-            return {}
-    if not isinstance(value, dict):
-        raise ValueError("options must be a mapping, such as top_p: 0.9")
-    for name in value:
-        if name not in Options.model_fields:
-            raise ValueError(_unknown_option(name))
-    return {name: item for name, item in value.items() if not _is_unset(item)}
-
-
-def _parse_yaml(text: str) -> Any:
-    """JSON as JSON, since YAML reads some of it otherwise; anything else as YAML."""
-    try:
-        return parse_json(text)
-    except ValueError:
-        pass
-    try:
-        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        # Tags and dates that cannot be built fail in their builders, each in its own way.
-        raise yaml.YAMLError(str(error)) from None
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them can stand for gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
-
-
-def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
-    """One sentence: which parameter, which value, what is allowed."""
-    if error["type"] == "value_error":
-        told = str(error.get("ctx", {}).get("error", ""))
-        if told != "_number":
-            return told
-    path = [str(part) for part in error["loc"]]
-    name = path[0] if path else "input"
-    fields = model.model_fields
-    if name == "options" and len(path) > 1:
-        name, fields = path[1], Options.model_fields
-        shown_name = f"options: {name}"
-    else:
-        shown_name = name
-    field = fields.get(name)
-    allowed = _allowed(field.annotation, field.metadata) if field else error["msg"].lower()
-    return f"{shown_name} must be {allowed}, got {_shown(error['input'])}."
-
-
-def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
-    """What a field accepts, in words."""
-    kinds = list(_kinds(annotation))
-    words = [kind for kind in kinds if isinstance(kind, str)]
-    if words:
-        return f"one of {', '.join(words)}"
-    nouns = {float: "a number", int: "a whole number", bool: "true or false", dict: "a mapping"}
-    noun = next((nouns[kind] for kind in kinds if kind in nouns), "a text")
-    low = next((limit.ge for limit in metadata if isinstance(limit, Ge)), None)
-    high = next((limit.le for limit in metadata if isinstance(limit, Le)), None)
-    return noun if low is None else f"{noun} from {_plain(low)} to {_plain(high)}"
-
-
-def _kinds(annotation: Any) -> Iterator[Any]:
-    """The types, and the words of a ``Literal``, that an annotation is made of."""
-    origin = get_origin(annotation)
-    if origin is Literal:
-        yield from get_args(annotation)
-    elif origin is Annotated:
-        yield from _kinds(get_args(annotation)[0])
-    elif origin in (Union, UnionType):
-        for part in get_args(annotation):
-            yield from _kinds(part)
-    else:
-        yield origin or annotation
-
-
-def _plain(limit: Any) -> str:
-    return f"{limit:,}".replace(",", " ") if isinstance(limit, int) else f"{limit:g}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
-    if isinstance(value, int | float) or not str(value).strip("+-.0123456789"):
-        return shortened(text, 60)
-    # A long text where a number or a word belongs may be anything, a key in the wrong field too.
-    return text if len(text) <= config.MAX_SHOWN_CHARS else f"{len(text)} characters"
-
-
-def _unknown_option(name: Any) -> str:
-    known = ", ".join(Options.model_fields)
-    shown = repr(str(name)) if len(str(name)) <= 40 else f"of {len(str(name))} characters"
-    return f"options has no key {shown}. Known keys: {known}."

@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 from holysheep import config
 from holysheep.cache import key_of
 from holysheep.errors import InputError
-from holysheep.params import (
-    ChatParams,
-    Conversation,
-    Options,
-    chosen,
-    parse_call,
-    parse_messages,
-    parsed,
-)
+from holysheep.options import Options
+from holysheep.params import ChatParams, Conversation, parse_call, parse_messages
+from holysheep.reading import chosen, parsed
 from holysheep.types import ChatRequest
 from tests.fakes import FakeClock, a_call
 

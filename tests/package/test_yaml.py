@@ -26,7 +26,9 @@ import yaml
 from pathspec import GitIgnoreSpec
 
 from holysheep import config, errors
-from holysheep.params import ChatParams, Conversation, Options, chosen, parsed
+from holysheep.options import Options
+from holysheep.params import ChatParams, Conversation
+from holysheep.reading import chosen, parsed
 from holysheep.result import ChatResult, Meta, UsageReport
 from holysheep.settings import Settings, parse_settings
 
