@@ -3,7 +3,8 @@
 ``FakeClock`` is for one thread. ``VirtualTime`` runs many: exactly one at a time, on a timeline
 that jumps to the next wake-up, so that an hour of 50 callers takes milliseconds and is the same
 every time; a seed decides who goes next. ``ScriptedHandler`` stands for the layers below one that
-is tested, ``ScriptedGateway`` for the connection pool below a whole engine.
+is tested, ``ScriptedGateway`` for the connection pool below a whole engine. ``OneLayer`` puts a
+layer, a clock and a handler together.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 import holysheep
+from holysheep.errors import ConnectFailed
 from holysheep.types import (
     Call,
     ChatRequest,
@@ -29,6 +31,7 @@ from holysheep.types import (
     Completion,
     Delta,
     Event,
+    Layer,
     Policy,
     Trace,
     Usage,
@@ -47,6 +50,9 @@ WALL_S = 1_767_225_600.0
 Timeline = float | Event | BaseException
 """A wait in seconds, an event to pass on, or an error to raise."""
 Behaviour = BaseException | Iterable[Timeline] | Callable[[Call], Iterable[Timeline]]
+
+BROKEN_OFF: Sequence[Timeline] = (Delta("a"), ConnectFailed("broke"))
+"""A streamed answer whose connection breaks after the first word."""
 
 
 class FakeClock:
@@ -478,6 +484,29 @@ class ScriptedHandler:
         return [call.request.model for call in self.calls]
 
 
+class OneLayer:
+    """The layer that is tested, alone over a scripted handler, with a clock for one thread.
+
+    ``calls`` are those that were made to the layer; ``below.calls`` are what it made of them.
+    """
+
+    def __init__(self, build: Callable[[FakeClock], Layer], *behaviours: Behaviour) -> None:
+        self.clock = FakeClock()
+        self.layer = build(self.clock)
+        self.below = ScriptedHandler(self.clock, *behaviours)
+        self.calls: list[Call] = []
+
+    def events(self, request: ChatRequest | None = None, **how: Any) -> Iterator[Event]:
+        """The answer as it arrives; ``how`` are the options of ``a_call``."""
+        call = a_call(self.clock, request, **how)
+        self.calls.append(call)
+        return self.layer(call, self.below)
+
+    def ask(self, request: ChatRequest | None = None, **how: Any) -> str:
+        """Read the answer to its end."""
+        return text_of(self.events(request, **how))
+
+
 class ScriptedGateway:
     """Stands for the connection pool of a credential: HTTP requests in, responses out.
 
@@ -640,6 +669,14 @@ def text_of(events: Iterable[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
 
 
+def abandon(events: Iterator[Any], *, after: int = 1) -> None:
+    """Read so many events and leave, as a caller does that is stopped in between."""
+    for _ in range(after):
+        next(events)
+    # Not left to the collector: it is the generator's own end that is tested.
+    events.close()  # type: ignore[attr-defined]
+
+
 def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
     """``work(0)`` to ``work(count - 1)``, all at once in real threads; results and errors."""
     outcomes: list[Any] = [None] * count
@@ -659,6 +696,11 @@ def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
         thread.join(30)
         assert not thread.is_alive(), "a caller hangs"
     return outcomes
+
+
+def class_name(value: object) -> str:
+    """The id of a test whose parameter is an error or a clock."""
+    return type(value).__name__
 
 
 def kinds(outcomes: Sequence[Any]) -> dict[str, int]:

@@ -25,6 +25,7 @@ from holysheep.errors import (
 )
 from holysheep.types import Call, Event, Handler, Layer
 from tests.fakes import (
+    BROKEN_OFF,
     START_S,
     FakeClock,
     Killed,
@@ -32,7 +33,9 @@ from tests.fakes import (
     StandingClock,
     VirtualTime,
     a_call,
+    abandon,
     answered,
+    class_name,
     in_threads,
     kinds,
 )
@@ -48,14 +51,16 @@ SIGNS_OF_LIFE = [
 ]
 
 
-def name_of(value: object) -> str:
-    return type(value).__name__
-
-
 def open_breaker(clock: FakeClock | VirtualTime) -> CircuitBreaker:
     breaker = CircuitBreaker(clock=clock)
     for _ in range(5):
         breaker.report(breaker.admit(), "failure")
+    return breaker
+
+
+def half_open_breaker(clock: FakeClock | VirtualTime) -> CircuitBreaker:
+    breaker = open_breaker(clock)
+    clock.sleep(30.0)
     return breaker
 
 
@@ -118,8 +123,7 @@ def test_an_open_breaker_is_half_open_after_exactly_thirty_seconds(
 
 def test_half_open_admits_exactly_one_probe() -> None:
     clock = FakeClock()
-    breaker = open_breaker(clock)
-    clock.sleep(30.0)
+    breaker = half_open_breaker(clock)
     breaker.admit()
     for _ in range(10):
         with pytest.raises(CircuitOpen, match="a first call is trying it now"):
@@ -129,8 +133,7 @@ def test_half_open_admits_exactly_one_probe() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_half_open_admits_exactly_one_probe_of_fifty_that_arrive_at_once(seed: int) -> None:
     time = VirtualTime(seed, per_line=0.2)
-    breaker = open_breaker(time)
-    time.sleep(30.0)
+    breaker = half_open_breaker(time)
     layer = BreakerLayer(lambda _: breaker)
     below = ScriptedHandler(time, answered("a b", pause_s=1.0))
     for _ in range(50):
@@ -141,17 +144,13 @@ def test_half_open_admits_exactly_one_probe_of_fifty_that_arrive_at_once(seed: i
 
 def test_half_open_admits_exactly_one_probe_of_a_hundred_threads() -> None:
     clock = StandingClock()
-    breaker = CircuitBreaker(clock=clock)
-    for _ in range(5):
-        breaker.report(breaker.admit(), "failure")
-    clock.now_s += 30
+    breaker = half_open_breaker(clock)
     assert kinds(in_threads(100, lambda _: breaker.admit())) == {"int": 1, "CircuitOpen": 99}
 
 
 def test_a_probe_that_succeeds_closes_the_breaker() -> None:
     clock = FakeClock()
-    breaker = open_breaker(clock)
-    clock.sleep(30.0)
+    breaker = half_open_breaker(clock)
     breaker.report(breaker.admit(), "success")
     assert breaker.state == "closed"
 
@@ -168,8 +167,7 @@ def test_a_probe_that_fails_opens_the_breaker_for_another_thirty_seconds() -> No
 
 def test_a_closed_breaker_that_was_open_needs_five_failures_again() -> None:
     clock = FakeClock()
-    breaker = open_breaker(clock)
-    clock.sleep(30.0)
+    breaker = half_open_breaker(clock)
     breaker.report(breaker.admit(), "success")
     for _ in range(4):
         breaker.report(breaker.admit(), "failure")
@@ -178,8 +176,7 @@ def test_a_closed_breaker_that_was_open_needs_five_failures_again() -> None:
 
 def test_a_probe_without_a_verdict_leaves_its_place_to_the_next() -> None:
     clock = FakeClock()
-    breaker = open_breaker(clock)
-    clock.sleep(30.0)
+    breaker = half_open_breaker(clock)
     breaker.report(breaker.admit(), "none")
     assert breaker.state == "half_open"
     breaker.report(breaker.admit(), "success")
@@ -219,14 +216,14 @@ def test_fifty_calls_that_fail_one_after_the_other_open_it_once() -> None:
 # --- the layer ----------------------------------------------------------------------------------
 
 
-def fail(breaker: CircuitBreaker, clock: FakeClock, error: HolySheepError, times: int = 1) -> None:
+def fail(breaker: CircuitBreaker, clock: FakeClock, error: Exception, times: int = 1) -> None:
     layer = BreakerLayer(lambda _: breaker)
     for _ in range(times):
         with pytest.raises(type(error)):
             list(layer(a_call(clock), ScriptedHandler(clock, error)))
 
 
-@pytest.mark.parametrize("error", OUTAGES, ids=name_of)
+@pytest.mark.parametrize("error", OUTAGES, ids=class_name)
 def test_outages_open_the_breaker(error: HolySheepError) -> None:
     clock = FakeClock()
     breaker = CircuitBreaker(clock=clock)
@@ -234,7 +231,7 @@ def test_outages_open_the_breaker(error: HolySheepError) -> None:
     assert breaker.state == "open"
 
 
-@pytest.mark.parametrize("error", SIGNS_OF_LIFE, ids=name_of)
+@pytest.mark.parametrize("error", SIGNS_OF_LIFE, ids=class_name)
 def test_an_answer_that_refuses_the_request_is_no_failure(error: HolySheepError) -> None:
     clock = FakeClock()
     breaker = CircuitBreaker(clock=clock)
@@ -242,11 +239,10 @@ def test_an_answer_that_refuses_the_request_is_no_failure(error: HolySheepError)
     assert breaker.state == "closed"
 
 
-@pytest.mark.parametrize("error", SIGNS_OF_LIFE, ids=name_of)
+@pytest.mark.parametrize("error", SIGNS_OF_LIFE, ids=class_name)
 def test_an_answer_that_refuses_the_probe_closes_the_breaker(error: HolySheepError) -> None:
     clock = FakeClock()
-    breaker = open_breaker(clock)
-    clock.sleep(30.0)
+    breaker = half_open_breaker(clock)
     fail(breaker, clock, error)
     assert breaker.state == "closed"
 
@@ -254,14 +250,13 @@ def test_an_answer_that_refuses_the_probe_closes_the_breaker(error: HolySheepErr
 @pytest.mark.parametrize(
     "error",
     [LimiterTimeout(""), LimitBeyondDeadline("it resets too late", status=429)],
-    ids=name_of,
+    ids=class_name,
 )
 def test_a_probe_that_a_local_limit_refused_says_nothing_about_upstream(
     error: HolySheepError,
 ) -> None:
     clock = FakeClock()
-    breaker = open_breaker(clock)
-    clock.sleep(30.0)
+    breaker = half_open_breaker(clock)
     fail(breaker, clock, error)
     assert breaker.state == "half_open"
     breaker.admit()
@@ -280,17 +275,15 @@ def test_a_stream_that_breaks_off_is_a_failure() -> None:
     clock = FakeClock()
     breaker = CircuitBreaker(clock=clock)
     layer = BreakerLayer(lambda _: breaker)
-    broken = [*answered("a b")[:1], ConnectFailed("broke")]
     for _ in range(5):
         with pytest.raises(ConnectFailed):
-            list(layer(a_call(clock), ScriptedHandler(clock, broken)))
+            list(layer(a_call(clock), ScriptedHandler(clock, BROKEN_OFF)))
     assert breaker.state == "open"
 
 
 def test_a_probe_that_is_abandoned_before_any_answer_frees_its_place() -> None:
     time = VirtualTime()
-    breaker = open_breaker(time)
-    time.sleep(30.0)
+    breaker = half_open_breaker(time)
     layer = BreakerLayer(lambda _: breaker)
     below = ScriptedHandler(time, answered("a", pause_s=10.0))
 
@@ -308,23 +301,16 @@ def test_a_probe_that_is_abandoned_before_any_answer_frees_its_place() -> None:
 
 def test_a_probe_that_is_abandoned_while_it_is_answered_closes_the_breaker() -> None:
     clock = FakeClock()
-    breaker = open_breaker(clock)
-    clock.sleep(30.0)
-    events = BreakerLayer(lambda _: breaker)(
-        a_call(clock), ScriptedHandler(clock, answered("a b c"))
-    )
-    next(events)
-    events.close()  # type: ignore[attr-defined]
+    breaker = half_open_breaker(clock)
+    layer = BreakerLayer(lambda _: breaker)
+    abandon(layer(a_call(clock), ScriptedHandler(clock, answered("a b c"))))
     assert breaker.state == "closed"
 
 
 def test_an_error_of_our_own_making_frees_the_probes_place() -> None:
     clock = FakeClock()
-    breaker = open_breaker(clock)
-    clock.sleep(30.0)
-    layer = BreakerLayer(lambda _: breaker)
-    with pytest.raises(ZeroDivisionError):
-        list(layer(a_call(clock), ScriptedHandler(clock, ZeroDivisionError())))
+    breaker = half_open_breaker(clock)
+    fail(breaker, clock, ZeroDivisionError())
     breaker.admit()
 
 
@@ -368,8 +354,7 @@ def test_a_call_that_waited_while_the_breaker_stayed_closed_is_sent(
 
 def test_the_probe_passes_the_second_look() -> None:
     clock = FakeClock()
-    breaker = open_breaker(clock)
-    clock.sleep(30.0)
+    breaker = half_open_breaker(clock)
     layers = [BreakerLayer(lambda _: breaker), BreakerRecheck(lambda _: breaker)]
     assert list(stack(layers, ScriptedHandler(clock))(a_call(clock)))
     assert breaker.state == "closed"

@@ -13,13 +13,16 @@ from holysheep.pricing import Price, PriceBook
 from holysheep.tokens import most_prompt_tokens
 from holysheep.types import ChatRequest, Event, Usage
 from tests.fakes import (
+    BROKEN_OFF,
     FakeClock,
     Killed,
+    OneLayer,
     ScriptedHandler,
     StandingClock,
     VirtualTime,
     a_call,
     a_request,
+    abandon,
     answered,
     in_threads,
     kinds,
@@ -265,41 +268,36 @@ def test_fifty_parallel_calls_without_a_limit_of_their_answers_do_not_overshoot(
 
 
 def test_the_worst_case_is_that_of_the_dearest_model_of_the_call() -> None:
-    clock = FakeClock()
     prices = PriceBook(
         {
             "gpt-4.1": Price(input=Decimal(1), output=Decimal(1)),
             "dear": Price(input=Decimal(1000), output=Decimal(1000)),
         }
     )
-    layer = BudgetLayer(Budget(usd("0.05"), None, clock=clock), prices)
-    below = ScriptedHandler(clock)
-    list(layer(a_call(clock), below))
+    budgeted = OneLayer(lambda clock: BudgetLayer(Budget(usd("0.05"), None, clock=clock), prices))
+    budgeted.ask()
     with pytest.raises(BudgetExceeded):
-        list(layer(a_call(clock, fallback_models=("dear",)), below))
+        budgeted.ask(fallback_models=("dear",))
 
 
 def test_the_worst_case_counts_prompt_tokens_at_the_dearest_of_their_prices() -> None:
-    clock = FakeClock()
     price = Price(input=Decimal(1000), cache_write=Decimal(4000), output=Decimal(0))
-    layer = BudgetLayer(
-        Budget(PROMPT * PER_TOKEN * 2, None, clock=clock), PriceBook({"gpt-4.1": price})
-    )
+    prices = PriceBook({"gpt-4.1": price})
+    limit = PROMPT * PER_TOKEN * 2
+    budgeted = OneLayer(lambda clock: BudgetLayer(Budget(limit, None, clock=clock), prices))
     with pytest.raises(BudgetExceeded):
-        list(layer(a_call(clock), ScriptedHandler(clock)))
+        budgeted.ask()
 
 
 def test_a_model_without_a_price_is_refused_where_there_is_a_budget() -> None:
-    clock = FakeClock()
-    layer = BudgetLayer(Budget(usd(1), None, clock=clock), PriceBook())
+    budgeted = OneLayer(lambda clock: BudgetLayer(Budget(usd(1), None, clock=clock), PriceBook()))
     with pytest.raises(BudgetExceeded, match=r"'nobody-knows'.*price_overrides"):
-        list(layer(a_call(clock, a_request().with_model("nobody-knows")), ScriptedHandler(clock)))
+        budgeted.ask(a_request().with_model("nobody-knows"))
 
 
 def test_without_a_budget_a_model_needs_no_price() -> None:
-    clock = FakeClock()
-    layer = BudgetLayer(Budget(None, None, clock=clock), PriceBook())
-    assert list(layer(a_call(clock, a_request().with_model("nobody")), ScriptedHandler(clock)))
+    unlimited = OneLayer(lambda clock: BudgetLayer(Budget(None, None, clock=clock), PriceBook()))
+    assert unlimited.ask(a_request().with_model("nobody"))
 
 
 def test_a_failure_before_any_answer_costs_nothing() -> None:
@@ -311,14 +309,12 @@ def test_a_failure_before_any_answer_costs_nothing() -> None:
 
 @pytest.mark.parametrize("how", ["breaks off", "is abandoned"])
 def test_an_answer_that_is_not_complete_counts_as_the_worst_case(how: str) -> None:
-    broken = [*answered("a b")[:1], ConnectFailed("broke")]
-    spending = Spending(1000, broken if how == "breaks off" else answered("a b"))
-    call = a_call(spending.time)
-    events = spending.layer(call, spending.below)
-    next(events)
+    spending = Spending(1000, BROKEN_OFF if how == "breaks off" else answered("a b"))
+    events = spending.layer(a_call(spending.time), spending.below)
     if how == "is abandoned":
-        events.close()  # type: ignore[attr-defined]
+        abandon(events)
     else:
+        next(events)
         with pytest.raises(ConnectFailed):
             next(events)
     assert spending.left_tokens == 1000 - PROMPT - 100
@@ -326,10 +322,7 @@ def test_an_answer_that_is_not_complete_counts_as_the_worst_case(how: str) -> No
 
 def test_a_reader_that_leaves_after_the_last_event_has_used_what_is_reported() -> None:
     spending = Spending(1000, answered("a", usage=Usage(prompt_tokens=5)))
-    events = spending.layer(a_call(spending.time), spending.below)
-    next(events)
-    next(events)
-    events.close()  # type: ignore[attr-defined]
+    abandon(spending.layer(a_call(spending.time), spending.below), after=2)
     assert spending.left_tokens == 995
 
 

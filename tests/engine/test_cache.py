@@ -21,7 +21,9 @@ from holysheep.errors import (
 )
 from holysheep.types import Call, Choice, Completed, Completion, Delta, Event, Usage
 from tests.fakes import (
+    BROKEN_OFF,
     START_S,
+    Behaviour,
     FakeClock,
     ScriptedHandler,
     StandingClock,
@@ -29,7 +31,9 @@ from tests.fakes import (
     a_call,
     a_completion,
     a_request,
+    abandon,
     answered,
+    class_name,
     in_threads,
     text_of,
 )
@@ -366,7 +370,7 @@ def test_nothing_is_shared_between_partitions() -> None:
     "behaviour",
     [
         ServerError("down"),
-        [*answered("a b")[:1], ConnectFailed("broke")],
+        BROKEN_OFF,
         [Completed(Completion("gpt-4.1", "gpt-4.1", (Choice(text=""),), Usage()))],
         [
             Completed(
@@ -392,9 +396,7 @@ def test_an_answer_that_is_abandoned_is_not_kept() -> None:
     clock = FakeClock()
     cache = MemoryCache(clock)
     fill = CacheFill(cache.shelf("me"), clock)
-    events = fill(a_call(clock), ScriptedHandler(clock, answered("a b c")))
-    next(events)
-    events.close()  # type: ignore[attr-defined]
+    abandon(fill(a_call(clock), ScriptedHandler(clock, answered("a b c"))))
     assert len(cache) == 0
 
 
@@ -426,8 +428,9 @@ def test_an_answer_that_came_in_the_meantime_is_found_by_the_second_look() -> No
 # --- stale answers ------------------------------------------------------------------------------
 
 
-def stale(error: HolySheepError | list[Any]) -> Cached:
-    cached = Cached(answered("old"), error)
+def stale(behaviour: Behaviour) -> Cached:
+    """A cache whose one answer has expired, over a handler that behaves so from now on."""
+    cached = Cached(answered("old"), behaviour)
     cached.ask(cache_ttl_s=10)
     cached.clock.sleep(1000)
     return cached
@@ -436,7 +439,7 @@ def stale(error: HolySheepError | list[Any]) -> Cached:
 @pytest.mark.parametrize(
     "error",
     [ServerError(""), ConnectFailed(""), TimedOut(""), CircuitOpen("")],
-    ids=lambda error: type(error).__name__,
+    ids=class_name,
 )
 def test_an_expired_answer_covers_an_outage_where_the_caller_wants_it(
     error: HolySheepError,
@@ -458,7 +461,7 @@ def test_a_stale_answer_does_not_hide_a_failure_that_is_no_outage() -> None:
 
 
 def test_a_stale_answer_does_not_follow_the_beginning_of_another() -> None:
-    cached = stale([*answered("new words")[:1], ConnectFailed("broke")])
+    cached = stale(BROKEN_OFF)
     with pytest.raises(ConnectFailed):
         cached.ask(serve_stale=True)
 

@@ -39,12 +39,14 @@ from tests.fakes import (
     VirtualTime,
     a_call,
     a_request,
+    abandon,
     good_answer,
     kinds,
     streamed_answer,
 )
 
 Respond = Callable[[dict[str, Any], int], Any]
+OTHER_KEY = "test-key-" + "b" * 20
 SCHEMA = {"type": "object", "required": ["a"]}
 
 
@@ -71,11 +73,28 @@ class World:
         self.state.pool = self.gateway  # type: ignore[assignment]
         return Engine(settings, self.state, clock=self.time, rng=self._rng)
 
-    def ask(self, text: str = "Hello", *, timeout_s: float = 60.0, **options: Any) -> ChatResult:
+    def answer(
+        self,
+        text: str = "Hello",
+        *,
+        engine: Engine | None = None,
+        timeout_s: float = 60.0,
+        stream: bool = False,
+        started_s: float | None = None,
+        **policy: Any,
+    ) -> Answer:
+        """An answer that is still to be read."""
+        return (engine or self.engine).ask(
+            a_request(text),
+            Policy(**policy),
+            timeout_s=timeout_s,
+            stream=stream,
+            started_s=started_s,
+        )
+
+    def ask(self, text: str = "Hello", **options: Any) -> ChatResult:
         """Ask and wait."""
-        engine = options.pop("engine", self.engine)
-        fields = options.pop("fields", {})
-        return engine.ask(a_request(text, **fields), Policy(**options), timeout_s=timeout_s).wait()
+        return self.answer(text, **options).wait()
 
     def crowd(self, count: int, **options: Any) -> list[Any]:
         """``count`` different questions at once."""
@@ -100,6 +119,10 @@ def failing(status: int, latency_s: float = 0.5, **headers: str) -> Respond:
     return respond
 
 
+def only_b_answers(body: dict[str, Any], number: int) -> Any:
+    return good_answer(body) if body["model"] == "b" else failing(500)(body, number)
+
+
 # --- one call -----------------------------------------------------------------------------------
 
 
@@ -121,23 +144,22 @@ def test_a_second_identical_call_costs_nothing_and_sends_nothing() -> None:
 
 
 def test_an_answer_has_no_result_before_it_was_read() -> None:
-    answer = World().engine.ask(a_request(), Policy(), timeout_s=60)
+    answer = World().answer()
     with pytest.raises(RuntimeError, match="read to its end"):
         _ = answer.result
 
 
 def test_nothing_is_sent_before_the_answer_is_read() -> None:
     world = World()
-    world.engine.ask(a_request(), Policy(), timeout_s=60)
+    world.answer()
     assert not world.gateway.bodies
 
 
 def test_the_deadline_counts_from_the_given_start() -> None:
     world = World(lambda body, _: good_answer(body, latency_s=6.0))
     world.time.sleep(55.0)
-    answer = world.engine.ask(a_request(), Policy(), timeout_s=60, started_s=START_S)
     with pytest.raises(TimedOut):
-        answer.wait()
+        world.ask(started_s=START_S)
     assert world.time.monotonic() == START_S + 60
 
 
@@ -150,7 +172,7 @@ def test_a_failure_says_how_many_requests_were_sent() -> None:
 
 def test_a_failed_call_still_tells_what_happened() -> None:
     world = World(failing(400))
-    answer = world.engine.ask(a_request(), Policy(), timeout_s=60)
+    answer = world.answer()
     with pytest.raises(BadRequest):
         answer.wait()
     assert (answer.failure().meta.attempts, answer.failure().latency_ms) == (1, 500.0)
@@ -173,33 +195,29 @@ def test_a_broken_connection_is_tried_again() -> None:
 
 
 def test_a_failing_model_is_retried_and_then_replaced() -> None:
-    def respond(body: dict[str, Any], _: int) -> Any:
-        return good_answer(body) if body["model"] == "b" else failing(500)(body, 0)
-
-    world = World(respond, price_overrides="b: {input: 1, output: 1}")
+    world = World(only_b_answers, price_overrides="b: {input: 1, output: 1}")
     result = world.ask(max_retries=2, fallback_models=("b",))
     assert [body["model"] for body in world.gateway.bodies] == ["gpt-4.1"] * 3 + ["b"]
     assert (result.model_used, result.meta.fallback_from) == ("b", "gpt-4.1")
     assert result.cost_usd == Decimal("0.000015")
 
 
-def test_pieces_of_the_first_answer_only_are_streamed() -> None:
+def two_answers(*deltas: Delta) -> Answer:
+    """An answer of two, "a b" and "x y", that arrives in these pieces."""
     clock = FakeClock()
     choices = (Choice(0, "a b"), Choice(1, "x y"))
     completion = Completion("gpt-4.1", "gpt-4.1", choices, Usage())
-    script = [Delta("a"), Delta("x", index=1), Delta(" b"), Delta(" y", index=1)]
-    handler = ScriptedHandler(clock, [*script, Completed(completion)])
-    answer = Answer(a_call(clock), handler, PriceBook(), clock, KEY)
+    handler = ScriptedHandler(clock, [*deltas, Completed(completion)])
+    return Answer(a_call(clock), handler, PriceBook(), clock, KEY)
+
+
+def test_pieces_of_the_first_answer_only_are_streamed() -> None:
+    answer = two_answers(Delta("a"), Delta("x", index=1), Delta(" b"), Delta(" y", index=1))
     assert "".join(piece.text for piece in answer) == answer.result.text == "a b"
 
 
 def test_what_is_streamed_is_the_answer_whichever_of_several_comes_first() -> None:
-    clock = FakeClock()
-    choices = (Choice(0, "a b"), Choice(1, "x y"))
-    completion = Completion("gpt-4.1", "gpt-4.1", choices, Usage())
-    script = [Delta("x", index=1), Delta("a"), Delta(" y", index=1), Delta(" b")]
-    handler = ScriptedHandler(clock, [*script, Completed(completion)])
-    answer = Answer(a_call(clock), handler, PriceBook(), clock, KEY)
+    answer = two_answers(Delta("x", index=1), Delta("a"), Delta(" y", index=1), Delta(" b"))
     assert "".join(piece.text for piece in answer) == answer.result.text
 
 
@@ -212,7 +230,7 @@ def words(body: dict[str, Any], _: int) -> Any:
 
 def test_a_stream_is_passed_on_as_it_arrives_and_then_complete() -> None:
     world = World(words)
-    answer = world.engine.ask(a_request(), Policy(), timeout_s=60, stream=True)
+    answer = world.answer(stream=True)
     seen = [(world.time.monotonic() - START_S, piece.text) for piece in answer if piece.text]
     assert seen == [(1.0, "one"), (2.0, " two"), (3.0, " three")]
     assert (answer.result.text, answer.result.tokens_used) == ("one two three", 15)
@@ -223,7 +241,7 @@ def test_followers_of_a_stream_see_it_as_it_arrives() -> None:
     world = World(words)
 
     def reader() -> list[tuple[float, str]]:
-        answer = world.engine.ask(a_request(), Policy(), timeout_s=60, stream=True)
+        answer = world.answer(stream=True)
         return [(world.time.monotonic() - START_S, piece.text) for piece in answer if piece.text]
 
     for _ in range(10):
@@ -238,9 +256,7 @@ def test_a_stream_that_breaks_after_its_first_piece_is_not_sent_again() -> None:
         return (*start, [*parts[:4], httpx.ReadError("reset")])
 
     world = World(respond)
-    answer = world.engine.ask(
-        a_request(), Policy(fallback_models=("b",)), timeout_s=60, stream=True
-    )
+    answer = world.answer(fallback_models=("b",), stream=True)
     pieces = iter(answer)
     next(pieces)
     with pytest.raises(ConnectFailed):
@@ -255,14 +271,14 @@ def test_a_stream_that_breaks_before_its_first_piece_is_sent_again() -> None:
         return (*start, [1.0, httpx.ReadError("reset")] if number == 0 else parts)
 
     world = World(respond)
-    answer = world.engine.ask(a_request(), Policy(), timeout_s=60, stream=True)
+    answer = world.answer(stream=True)
     assert "".join(piece.text for piece in answer) == "one two three"
     assert len(world.gateway.bodies) == 2
 
 
 def test_a_stream_ends_at_the_deadline_of_its_call() -> None:
     world = World(words)
-    answer = world.engine.ask(a_request(), Policy(max_retries=0), timeout_s=2.5, stream=True)
+    answer = world.answer(max_retries=0, timeout_s=2.5, stream=True)
     with pytest.raises(TimedOut):
         list(answer)
     assert world.time.monotonic() == START_S + 2.5
@@ -271,11 +287,7 @@ def test_a_stream_ends_at_the_deadline_of_its_call() -> None:
 @pytest.mark.parametrize("pieces_read", [0, 1, 2])
 def test_a_stream_that_is_abandoned_gives_everything_back(pieces_read: int) -> None:
     world = World(words, daily_budget_usd="1", tokens_per_minute="100000")
-    answer = world.engine.ask(a_request(), Policy(), timeout_s=60, stream=True)
-    pieces = iter(answer)
-    for _ in range(pieces_read):
-        next(pieces)
-    pieces.close()  # type: ignore[attr-defined]
+    abandon(iter(world.answer(stream=True)), after=pieces_read)
     assert world.gateway.in_use == world.state.slots.held == len(world.state.flights) == 0
     assert len(world.cache) == 0
     assert world.ask() is not None
@@ -300,9 +312,7 @@ def test_no_weather_leaves_anything_of_a_stream_behind(seed: int) -> None:
 
     def reader(number: int, patience_s: float) -> str:
         began_s = world.time.monotonic()
-        answer = world.engine.ask(
-            a_request(f"question {number}"), Policy(), timeout_s=30, stream=True
-        )
+        answer = world.answer(f"question {number}", timeout_s=30, stream=True)
         text = ""
         pieces = iter(answer)
         for piece in pieces:
@@ -387,7 +397,7 @@ def test_fifty_identical_calls_make_one_request(seed: int) -> None:
 
 def test_identical_calls_of_two_credentials_are_not_shared() -> None:
     world = World()
-    other = world.credential("test-key-" + "b" * 20)
+    other = world.credential(OTHER_KEY)
     world.time.spawn(world.ask)
     world.time.spawn(world.ask, engine=other)
     world.time.run()
@@ -486,7 +496,7 @@ def test_callers_with_a_very_short_deadline_do_not_shut_out_the_patient_ones() -
     for number in range(5):
         with pytest.raises(TimedOut):
             world.ask(f"{number}", timeout_s=1.0, max_retries=0)
-    other = world.credential("test-key-" + "b" * 20)
+    other = world.credential(OTHER_KEY)
     assert world.ask("patient", engine=other).text == "Hi"
 
 
@@ -507,10 +517,7 @@ def test_an_outage_is_probed_once_every_thirty_seconds() -> None:
 
 
 def test_an_open_breaker_lets_a_fallback_model_answer_at_once() -> None:
-    def respond(body: dict[str, Any], _: int) -> Any:
-        return good_answer(body) if body["model"] == "b" else failing(500)(body, 0)
-
-    world = World(respond)
+    world = World(only_b_answers)
     for number in range(5):
         with pytest.raises(ServerError):
             world.ask(f"{number}", max_retries=0)
@@ -598,7 +605,7 @@ def test_a_paused_credential_does_not_hold_back_another() -> None:
         return failing(429, retry_after="30")(body, 0) if number == 0 else good_answer(body)
 
     world = World(respond)
-    other = world.credential("test-key-" + "b" * 20)
+    other = world.credential(OTHER_KEY)
     world.time.spawn(world.ask, "one")
     second = world.time.spawn(world.ask, "two", engine=other, after_s=1.0)
     world.time.run()

@@ -22,8 +22,7 @@ from holysheep.errors import (
     UnknownModel,
 )
 from holysheep.fallback import FallbackLayer
-from holysheep.types import Call
-from tests.fakes import FakeClock, ScriptedHandler, Timeline, a_call, answered, text_of
+from tests.fakes import BROKEN_OFF, OneLayer, Timeline, abandon, answered, class_name
 
 FALL_BACK = [
     UnknownModel(""),
@@ -47,48 +46,36 @@ FAIL_WITH_ANY_MODEL = [
 ]
 
 
-def name_of(value: object) -> str:
-    return type(value).__name__
-
-
-@pytest.mark.parametrize("error", FALL_BACK, ids=name_of)
+@pytest.mark.parametrize("error", FALL_BACK, ids=class_name)
 def test_the_next_model_is_asked_when_one_fails_for_reasons_of_its_own(
     error: HolySheepError,
 ) -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, error, answered("ok"))
-    call = a_call(clock, fallback_models=("b", "c"))
-    assert text_of(FallbackLayer(clock)(call, handler)) == "ok"
-    assert handler.models == ["gpt-4.1", "b"]
-    assert call.trace.fallback_from == "gpt-4.1"
+    fallback = OneLayer(FallbackLayer, error, answered("ok"))
+    assert fallback.ask(fallback_models=("b", "c")) == "ok"
+    assert fallback.below.models == ["gpt-4.1", "b"]
+    assert fallback.calls[0].trace.fallback_from == "gpt-4.1"
 
 
-@pytest.mark.parametrize("error", FAIL_WITH_ANY_MODEL, ids=name_of)
+@pytest.mark.parametrize("error", FAIL_WITH_ANY_MODEL, ids=class_name)
 def test_a_failure_that_every_model_would_share_ends_the_call(error: HolySheepError) -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, error)
-    call = a_call(clock, fallback_models=("b", "c"))
+    fallback = OneLayer(FallbackLayer, error)
     with pytest.raises(type(error)):
-        list(FallbackLayer(clock)(call, handler))
-    assert handler.models == ["gpt-4.1"]
-    assert call.trace.fallback_from is None
+        fallback.ask(fallback_models=("b", "c"))
+    assert fallback.below.models == ["gpt-4.1"]
+    assert fallback.calls[0].trace.fallback_from is None
 
 
 def test_models_are_tried_in_the_given_order_and_each_once() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, ServerError("down"))
-    call = a_call(clock, fallback_models=("c", "gpt-4.1", "b", "c"))
+    fallback = OneLayer(FallbackLayer, ServerError("down"))
     with pytest.raises(ServerError):
-        list(FallbackLayer(clock)(call, handler))
-    assert handler.models == ["gpt-4.1", "c", "b"]
+        fallback.ask(fallback_models=("c", "gpt-4.1", "b", "c"))
+    assert fallback.below.models == ["gpt-4.1", "c", "b"]
 
 
 def test_everything_but_the_model_stays_the_same() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, ServerError("down"), answered("ok"))
-    call = a_call(clock, fallback_models=("b",))
-    list(FallbackLayer(clock)(call, handler))
-    second = handler.calls[1]
+    fallback = OneLayer(FallbackLayer, ServerError("down"), answered("ok"))
+    fallback.ask(fallback_models=("b",))
+    call, second = fallback.calls[0], fallback.below.calls[1]
     assert {**second.request.body, "model": "gpt-4.1"} == call.request.body
     assert (second.deadline_s, second.policy, second.trace) == (
         call.deadline_s,
@@ -98,12 +85,10 @@ def test_everything_but_the_model_stays_the_same() -> None:
 
 
 def test_the_error_is_that_of_the_model_that_was_asked_for_and_names_the_others() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(
-        clock, ServerError("It failed.", status=503), RateLimited("full"), UnknownModel("who?")
-    )
+    failed = ServerError("It failed.", status=503)
+    fallback = OneLayer(FallbackLayer, failed, RateLimited("full"), UnknownModel("who?"))
     with pytest.raises(ServerError) as raised:
-        list(FallbackLayer(clock)(a_call(clock, fallback_models=("b", "c")), handler))
+        fallback.ask(fallback_models=("b", "c"))
     assert raised.value.status == 503
     assert raised.value.message.startswith("It failed. ")
     assert "b (rate_limited)" in raised.value.message
@@ -111,47 +96,37 @@ def test_the_error_is_that_of_the_model_that_was_asked_for_and_names_the_others(
 
 
 def test_a_fallback_that_fails_for_all_models_ends_the_search() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, ServerError("down"), AuthError("key"))
+    fallback = OneLayer(FallbackLayer, ServerError("down"), AuthError("key"))
     with pytest.raises(ServerError, match=r"b \(auth\)"):
-        list(FallbackLayer(clock)(a_call(clock, fallback_models=("b", "c")), handler))
-    assert handler.models == ["gpt-4.1", "b"]
+        fallback.ask(fallback_models=("b", "c"))
+    assert fallback.below.models == ["gpt-4.1", "b"]
 
 
 def test_no_model_is_asked_after_the_deadline() -> None:
-    clock = FakeClock()
-
-    def slow(_: Call) -> list[Timeline]:
-        return [30.0, TimedOut("slow")]
-
-    handler = ScriptedHandler(clock, slow)
+    slow: list[Timeline] = [30.0, TimedOut("slow")]
+    fallback = OneLayer(FallbackLayer, slow)
     with pytest.raises(TimedOut):
-        list(FallbackLayer(clock)(a_call(clock, timeout_s=60, fallback_models=("b", "c")), handler))
-    assert handler.models == ["gpt-4.1", "b"]
+        fallback.ask(timeout_s=60, fallback_models=("b", "c"))
+    assert fallback.below.models == ["gpt-4.1", "b"]
 
 
 def test_a_model_that_has_begun_to_answer_is_not_replaced() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, [*answered("a b")[:1], ConnectFailed("broke")])
-    events = FallbackLayer(clock)(a_call(clock, fallback_models=("b",)), handler)
+    fallback = OneLayer(FallbackLayer, BROKEN_OFF)
+    events = fallback.events(fallback_models=("b",))
     next(events)
     with pytest.raises(ConnectFailed, match=r"^broke$"):
         next(events)
-    assert handler.models == ["gpt-4.1"]
+    assert fallback.below.models == ["gpt-4.1"]
 
 
 def test_an_error_outside_the_tree_passes_through() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, ZeroDivisionError("bug"))
+    fallback = OneLayer(FallbackLayer, ZeroDivisionError("bug"))
     with pytest.raises(ZeroDivisionError):
-        list(FallbackLayer(clock)(a_call(clock, fallback_models=("b",)), handler))
-    assert len(handler.calls) == 1
+        fallback.ask(fallback_models=("b",))
+    assert len(fallback.below.calls) == 1
 
 
 def test_an_answer_that_is_abandoned_closes_the_stream_below() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, ServerError("down"), answered("a b c"))
-    events = FallbackLayer(clock)(a_call(clock, fallback_models=("b",)), handler)
-    next(events)
-    events.close()  # type: ignore[attr-defined]
-    assert handler.in_flight == 0
+    fallback = OneLayer(FallbackLayer, ServerError("down"), answered("a b c"))
+    abandon(fallback.events(fallback_models=("b",)))
+    assert fallback.below.in_flight == 0

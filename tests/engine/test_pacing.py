@@ -12,7 +12,7 @@ from holysheep import config
 from holysheep.errors import ConnectFailed
 from holysheep.pacing import paced_text
 from holysheep.types import Delta
-from tests.fakes import START_S, Killed, VirtualTime
+from tests.fakes import START_S, Killed, VirtualTime, abandon
 
 Script = list[tuple[float, Delta | Exception]]
 
@@ -152,13 +152,8 @@ def test_a_consumer_that_leaves_ends_the_reading(after_pieces: int) -> None:
     time = VirtualTime()
     source = Source(time, [(1.0, Delta("x")) for _ in range(100)])
 
-    def consumer() -> None:
-        pieces = paced_text(iter(source), clock=time, spawn=time.spawn)
-        for _ in range(after_pieces):
-            next(pieces)
-        pieces.close()  # type: ignore[attr-defined]
-
-    time.spawn(consumer)
+    pieces = paced_text(iter(source), clock=time, spawn=time.spawn)
+    time.spawn(abandon, pieces, after=after_pieces)
     time.run()
     assert source.closed_s is not None
     assert source.closed_s <= after_pieces + 1

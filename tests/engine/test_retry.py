@@ -2,6 +2,8 @@
 
 import itertools
 import random
+from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -32,12 +34,14 @@ from tests.fakes import (
     START_S,
     FakeClock,
     Killed,
+    OneLayer,
     ScriptedHandler,
     VirtualTime,
     a_call,
+    abandon,
     answered,
+    class_name,
     in_threads,
-    text_of,
 )
 
 RETRIED = [408, 409, 425, 429, 500, 502, 503, 504, 529]
@@ -52,15 +56,11 @@ OTHERS_NEVER_RETRIED = [
 ]
 
 
-def name_of(value: object) -> str:
-    return type(value).__name__
-
-
 def status_error(status: int, **headers: str) -> HolySheepError:
     return error_for(status, headers, b"{}", model="gpt-4.1", wall_s=0.0)
 
 
-def retry_layer(clock: FakeClock, *dice: float) -> RetryLayer:
+def retry_layer(clock: FakeClock, dice: Sequence[float] = ()) -> RetryLayer:
     """A layer whose dice fall as given, then always on 1 (excluded by a hair)."""
     throws = itertools.chain(dice, itertools.repeat(1.0))
     return RetryLayer(clock, lambda: next(throws))
@@ -68,153 +68,138 @@ def retry_layer(clock: FakeClock, *dice: float) -> RetryLayer:
 
 @pytest.mark.parametrize("status", RETRIED)
 def test_a_status_that_may_pass_is_tried_again(status: int) -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, status_error(status), answered("ok"))
-    assert text_of(retry_layer(clock)(a_call(clock), handler)) == "ok"
-    assert len(handler.calls) == 2
+    retry = OneLayer(retry_layer, status_error(status), answered("ok"))
+    assert retry.ask() == "ok"
+    assert len(retry.below.calls) == 2
 
 
-@pytest.mark.parametrize("error", [ConnectFailed(""), TimedOut(""), BadResponse("")], ids=name_of)
+@pytest.mark.parametrize(
+    "error", [ConnectFailed(""), TimedOut(""), BadResponse("")], ids=class_name
+)
 def test_a_failure_of_the_connection_is_tried_again(error: HolySheepError) -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, error, answered("ok"))
-    assert text_of(retry_layer(clock)(a_call(clock), handler)) == "ok"
+    retry = OneLayer(retry_layer, error, answered("ok"))
+    assert retry.ask() == "ok"
 
 
 @pytest.mark.parametrize("status", NEVER_RETRIED)
 def test_a_refused_request_is_never_sent_again(status: int) -> None:
-    clock = FakeClock()
     error = status_error(status, **{"retry-after": "1"})
-    handler = ScriptedHandler(clock, error)
+    retry = OneLayer(retry_layer, error)
     with pytest.raises(type(error)):
-        list(retry_layer(clock)(a_call(clock, max_retries=10), handler))
-    assert len(handler.calls) == 1
-    assert clock.slept == []
+        retry.ask(max_retries=10)
+    assert len(retry.below.calls) == 1
+    assert retry.clock.slept == []
 
 
-@pytest.mark.parametrize("error", OTHERS_NEVER_RETRIED, ids=name_of)
+@pytest.mark.parametrize("error", OTHERS_NEVER_RETRIED, ids=class_name)
 def test_what_the_engine_refused_itself_is_not_tried_again(error: HolySheepError) -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, error)
+    retry = OneLayer(retry_layer, error)
     with pytest.raises(type(error)):
-        list(retry_layer(clock)(a_call(clock), handler))
-    assert len(handler.calls) == 1
+        retry.ask()
+    assert len(retry.below.calls) == 1
 
 
 def test_an_error_outside_the_tree_passes_through_untouched() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, ZeroDivisionError("bug"))
+    retry = OneLayer(retry_layer, ZeroDivisionError("bug"))
     with pytest.raises(ZeroDivisionError, match="bug"):
-        list(retry_layer(clock)(a_call(clock), handler))
-    assert len(handler.calls) == 1
+        retry.ask()
+    assert len(retry.below.calls) == 1
 
 
 @pytest.mark.parametrize(
     "first", [Delta("a"), Delta(reasoning="hm"), Delta("")], ids=["text", "reasoning", "empty"]
 )
 def test_nothing_is_sent_again_once_a_part_was_passed_on(first: Delta) -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, [first, ConnectFailed("broke")], answered("again"))
-    events = retry_layer(clock)(a_call(clock), handler)
+    retry = OneLayer(retry_layer, [first, ConnectFailed("broke")], answered("again"))
+    events = retry.events()
     assert next(events) == first
     with pytest.raises(ConnectFailed):
         next(events)
-    assert len(handler.calls) == 1
+    assert len(retry.below.calls) == 1
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3, 10])
 def test_a_model_is_tried_once_and_then_as_often_as_the_policy_says(retries: int) -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, ServerError("down"))
+    retry = OneLayer(retry_layer, ServerError("down"))
     with pytest.raises(ServerError):
-        list(retry_layer(clock)(a_call(clock, timeout_s=540, max_retries=retries), handler))
-    assert len(handler.calls) == 1 + retries
+        retry.ask(timeout_s=540, max_retries=retries)
+    assert len(retry.below.calls) == 1 + retries
 
 
 def test_the_backoff_doubles_up_to_its_ceiling() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, ServerError("down"))
+    retry = OneLayer(retry_layer, ServerError("down"))
     with pytest.raises(ServerError):
-        list(retry_layer(clock)(a_call(clock, timeout_s=540, max_retries=7), handler))
-    assert clock.slept == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+        retry.ask(timeout_s=540, max_retries=7)
+    assert retry.clock.slept == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
 
 
 def test_the_jitter_is_full() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, ServerError("down"))
+    retry = OneLayer(partial(retry_layer, dice=(0.0, 0.25, 0.999)), ServerError("down"))
     with pytest.raises(ServerError):
-        list(retry_layer(clock, 0.0, 0.25, 0.999)(a_call(clock), handler))
-    assert clock.slept == [0.0, 0.25, pytest.approx(1.998)]
+        retry.ask()
+    assert retry.clock.slept == [0.0, 0.25, pytest.approx(1.998)]
 
 
 @given(seed=st.integers(0, 10_000))
 def test_every_wait_lies_between_nothing_and_its_ceiling(seed: int) -> None:
-    clock = FakeClock()
-    layer = RetryLayer(clock, random.Random(seed).random)
-    handler = ScriptedHandler(clock, ServerError("down"))
+    dice = random.Random(seed).random
+    retry = OneLayer(lambda clock: RetryLayer(clock, dice), ServerError("down"))
     with pytest.raises(ServerError):
-        list(layer(a_call(clock, timeout_s=540, max_retries=10), handler))
-    for attempt, wait_s in enumerate(clock.slept):
+        retry.ask(timeout_s=540, max_retries=10)
+    for attempt, wait_s in enumerate(retry.clock.slept):
         assert 0 <= wait_s <= min(8.0, 0.5 * 2**attempt)
 
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("wait_s", [0.0, 0.123, 7.0, 31.5])
 def test_the_time_that_the_server_names_is_waited_exactly(status: int, wait_s: float) -> None:
-    clock = FakeClock()
     error = status_error(status, **{"retry-after": str(wait_s)})
-    handler = ScriptedHandler(clock, error, answered("ok"))
-    assert text_of(retry_layer(clock)(a_call(clock), handler)) == "ok"
-    assert clock.slept == [wait_s]
+    retry = OneLayer(retry_layer, error, answered("ok"))
+    assert retry.ask() == "ok"
+    assert retry.clock.slept == [wait_s]
 
 
 def test_a_rate_limit_that_resets_too_late_fails_at_once_and_says_when() -> None:
-    clock = FakeClock()
     error = RateLimited("Limit reached.", status=429, retry_after_s=90.0, request_id="req-7")
-    handler = ScriptedHandler(clock, error)
+    retry = OneLayer(retry_layer, error)
     with pytest.raises(LimitBeyondDeadline, match="resets in 90 s") as raised:
-        list(retry_layer(clock)(a_call(clock, timeout_s=60), handler))
-    assert clock.monotonic() == START_S
+        retry.ask(timeout_s=60)
+    assert retry.clock.monotonic() == START_S
     assert isinstance(raised.value, QuotaExhausted)
     assert (raised.value.status, raised.value.retry_after_s) == (429, 90.0)
     assert raised.value.request_id == "req-7"
 
 
 def test_a_wait_that_would_end_exactly_at_the_deadline_is_not_begun() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, ServerError("down", retry_after_s=60.0))
+    retry = OneLayer(retry_layer, ServerError("down", retry_after_s=60.0))
     with pytest.raises(ServerError):
-        list(retry_layer(clock)(a_call(clock, timeout_s=60), handler))
-    assert clock.slept == []
+        retry.ask(timeout_s=60)
+    assert retry.clock.slept == []
 
 
 def test_a_wait_that_ends_just_before_the_deadline_is_begun() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, ServerError("down", retry_after_s=59.9), answered("ok"))
-    assert text_of(retry_layer(clock)(a_call(clock, timeout_s=60), handler)) == "ok"
+    retry = OneLayer(retry_layer, ServerError("down", retry_after_s=59.9), answered("ok"))
+    assert retry.ask(timeout_s=60) == "ok"
 
 
 def test_a_backoff_that_would_pass_the_deadline_fails_at_once() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, [0.8, ServerError("down")])
+    retry = OneLayer(retry_layer, [0.8, ServerError("down")])
     with pytest.raises(ServerError):
-        list(retry_layer(clock)(a_call(clock, timeout_s=2.0), handler))
-    assert clock.monotonic() == START_S + 0.8 + 0.5 + 0.8
+        retry.ask(timeout_s=2.0)
+    assert retry.clock.monotonic() == START_S + 0.8 + 0.5 + 0.8
 
 
 def test_a_limit_that_outlasts_the_retries_stays_a_rate_limit() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, RateLimited("full", status=429, retry_after_s=1.0))
+    retry = OneLayer(retry_layer, RateLimited("full", status=429, retry_after_s=1.0))
     with pytest.raises(RateLimited):
-        list(retry_layer(clock)(a_call(clock, max_retries=2), handler))
-    assert clock.slept == [1.0, 1.0]
+        retry.ask(max_retries=2)
+    assert retry.clock.slept == [1.0, 1.0]
 
 
 def test_the_last_of_several_errors_is_the_one_that_is_raised() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, ServerError("first"), TimedOut("second"), BadRequest("third"))
+    retry = OneLayer(retry_layer, ServerError("first"), TimedOut("second"), BadRequest("third"))
     with pytest.raises(BadRequest, match="third"):
-        list(retry_layer(clock)(a_call(clock), handler))
+        retry.ask()
 
 
 def test_calls_in_different_threads_do_not_count_each_others_attempts() -> None:
@@ -240,21 +225,17 @@ def test_a_caller_that_is_killed_while_it_waits_makes_no_further_attempt() -> No
 
 
 def test_an_answer_that_is_abandoned_closes_the_stream_below() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, answered("a b c"))
-    events = retry_layer(clock)(a_call(clock), handler)
-    next(events)
-    events.close()  # type: ignore[attr-defined]
-    assert handler.outcomes == ["abandoned"]
-    assert handler.in_flight == 0
+    retry = OneLayer(retry_layer, answered("a b c"))
+    abandon(retry.events())
+    assert retry.below.outcomes == ["abandoned"]
+    assert retry.below.in_flight == 0
 
 
 @pytest.mark.parametrize(
-    "error", [AuthError(""), UnknownModel(""), QuotaExhausted("")], ids=name_of
+    "error", [AuthError(""), UnknownModel(""), QuotaExhausted("")], ids=class_name
 )
 def test_errors_of_the_account_are_final(error: HolySheepError) -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, error)
+    retry = OneLayer(retry_layer, error)
     with pytest.raises(type(error)):
-        list(retry_layer(clock)(a_call(clock), handler))
-    assert len(handler.calls) == 1
+        retry.ask()
+    assert len(retry.below.calls) == 1

@@ -15,7 +15,15 @@ from holysheep.schema import check_schema
 from holysheep.structured import StructuredLayer, check_answer, parse_answer
 from holysheep.types import Choice, Completed, Completion, Delta, Usage
 from tests.engine.test_types import json_values
-from tests.fakes import FakeClock, ScriptedHandler, Timeline, a_call, a_request, answered, text_of
+from tests.fakes import (
+    OneLayer,
+    ScriptedHandler,
+    Timeline,
+    a_request,
+    answered,
+    class_name,
+    text_of,
+)
 
 PERSON = {
     "type": "object",
@@ -134,10 +142,9 @@ def test_a_schema_that_passes_the_check_never_fails_in_the_use(schema: dict[str,
 
 
 def ask(*behaviours: Any, schema: Any = PERSON, **fields: Any) -> tuple[list[Any], ScriptedHandler]:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, *behaviours)
-    call = a_call(clock, a_request(**fields), answer_schema=schema)
-    return list(StructuredLayer()(call, handler)), handler
+    structured = OneLayer(lambda _: StructuredLayer(), *behaviours)
+    events = structured.events(a_request(**fields), answer_schema=schema)
+    return list(events), structured.below
 
 
 def test_without_a_schema_everything_passes_through_as_it_arrives() -> None:
@@ -174,11 +181,11 @@ def test_a_second_wrong_answer_fails_with_the_place_that_broke() -> None:
 
 
 def test_an_answer_that_was_cut_off_is_not_asked_for_again() -> None:
-    clock = FakeClock()
-    handler = ScriptedHandler(clock, saying('{"name": "A', finish_reason="length"))
+    cut_off = saying('{"name": "A', finish_reason="length")
+    structured = OneLayer(lambda _: StructuredLayer(), cut_off)
     with pytest.raises(InvalidOutput, match="max_tokens"):
-        list(StructuredLayer()(a_call(clock, answer_schema=PERSON), handler))
-    assert len(handler.calls) == 1
+        structured.ask(answer_schema=PERSON)
+    assert len(structured.below.calls) == 1
 
 
 def test_the_usage_of_both_attempts_is_reported() -> None:
@@ -234,7 +241,7 @@ def test_a_correction_keeps_the_instruction_that_replaced_the_format() -> None:
 @pytest.mark.parametrize(
     "error",
     [BadRequest("temperature is wrong"), UnknownModel("who?"), ServerError("down")],
-    ids=lambda error: type(error).__name__,
+    ids=class_name,
 )
 def test_other_failures_are_not_taken_for_a_missing_format(error: HolySheepError) -> None:
     with pytest.raises(type(error)):
