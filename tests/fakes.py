@@ -670,10 +670,12 @@ def text_of(events: Iterable[Event]) -> str:
 
 
 def abandon(events: Iterator[Any], *, after: int = 1) -> None:
-    """Read so many events and leave, as a caller does that is stopped in between."""
+    """Read so many events and leave, as a caller does that is stopped in between.
+
+    A test keeps ``events`` until its end: what it checks may not rely on their being collected.
+    """
     for _ in range(after):
         next(events)
-    # Not left to the collector: it is the generator's own end that is tested.
     events.close()  # type: ignore[attr-defined]
 
 

@@ -303,7 +303,8 @@ def test_a_probe_that_is_abandoned_while_it_is_answered_closes_the_breaker() -> 
     clock = FakeClock()
     breaker = half_open_breaker(clock)
     layer = BreakerLayer(lambda _: breaker)
-    abandon(layer(a_call(clock), ScriptedHandler(clock, answered("a b c"))))
+    events = layer(a_call(clock), ScriptedHandler(clock, answered("a b c")))
+    abandon(events)
     assert breaker.state == "closed"
 
 

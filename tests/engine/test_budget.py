@@ -322,7 +322,8 @@ def test_an_answer_that_is_not_complete_counts_as_the_worst_case(how: str) -> No
 
 def test_a_reader_that_leaves_after_the_last_event_has_used_what_is_reported() -> None:
     spending = Spending(1000, answered("a", usage=Usage(prompt_tokens=5)))
-    abandon(spending.layer(a_call(spending.time), spending.below), after=2)
+    events = spending.layer(a_call(spending.time), spending.below)
+    abandon(events, after=2)
     assert spending.left_tokens == 995
 
 

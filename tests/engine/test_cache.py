@@ -396,7 +396,8 @@ def test_an_answer_that_is_abandoned_is_not_kept() -> None:
     clock = FakeClock()
     cache = MemoryCache(clock)
     fill = CacheFill(cache.shelf("me"), clock)
-    abandon(fill(a_call(clock), ScriptedHandler(clock, answered("a b c"))))
+    events = fill(a_call(clock), ScriptedHandler(clock, answered("a b c")))
+    abandon(events)
     assert len(cache) == 0
 
 

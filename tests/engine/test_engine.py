@@ -158,8 +158,9 @@ def test_nothing_is_sent_before_the_answer_is_read() -> None:
 def test_the_deadline_counts_from_the_given_start() -> None:
     world = World(lambda body, _: good_answer(body, latency_s=6.0))
     world.time.sleep(55.0)
+    answer = world.answer(started_s=START_S)
     with pytest.raises(TimedOut):
-        world.ask(started_s=START_S)
+        answer.wait()
     assert world.time.monotonic() == START_S + 60
 
 
@@ -202,8 +203,8 @@ def test_a_failing_model_is_retried_and_then_replaced() -> None:
     assert result.cost_usd == Decimal("0.000015")
 
 
-def two_answers(*deltas: Delta) -> Answer:
-    """An answer of two, "a b" and "x y", that arrives in these pieces."""
+def answer_with_two_choices(*deltas: Delta) -> Answer:
+    """The choices are "a b" and "x y"; they arrive in these pieces."""
     clock = FakeClock()
     choices = (Choice(0, "a b"), Choice(1, "x y"))
     completion = Completion("gpt-4.1", "gpt-4.1", choices, Usage())
@@ -212,12 +213,16 @@ def two_answers(*deltas: Delta) -> Answer:
 
 
 def test_pieces_of_the_first_answer_only_are_streamed() -> None:
-    answer = two_answers(Delta("a"), Delta("x", index=1), Delta(" b"), Delta(" y", index=1))
+    answer = answer_with_two_choices(
+        Delta("a"), Delta("x", index=1), Delta(" b"), Delta(" y", index=1)
+    )
     assert "".join(piece.text for piece in answer) == answer.result.text == "a b"
 
 
 def test_what_is_streamed_is_the_answer_whichever_of_several_comes_first() -> None:
-    answer = two_answers(Delta("x", index=1), Delta("a"), Delta(" y", index=1), Delta(" b"))
+    answer = answer_with_two_choices(
+        Delta("x", index=1), Delta("a"), Delta(" y", index=1), Delta(" b")
+    )
     assert "".join(piece.text for piece in answer) == answer.result.text
 
 
@@ -287,7 +292,9 @@ def test_a_stream_ends_at_the_deadline_of_its_call() -> None:
 @pytest.mark.parametrize("pieces_read", [0, 1, 2])
 def test_a_stream_that_is_abandoned_gives_everything_back(pieces_read: int) -> None:
     world = World(words, daily_budget_usd="1", tokens_per_minute="100000")
-    abandon(iter(world.answer(stream=True)), after=pieces_read)
+    answer = world.answer(stream=True)
+    pieces = iter(answer)
+    abandon(pieces, after=pieces_read)
     assert world.gateway.in_use == world.state.slots.held == len(world.state.flights) == 0
     assert len(world.cache) == 0
     assert world.ask() is not None

@@ -128,5 +128,6 @@ def test_an_error_outside_the_tree_passes_through() -> None:
 
 def test_an_answer_that_is_abandoned_closes_the_stream_below() -> None:
     fallback = OneLayer(FallbackLayer, ServerError("down"), answered("a b c"))
-    abandon(fallback.events(fallback_models=("b",)))
+    events = fallback.events(fallback_models=("b",))
+    abandon(events)
     assert fallback.below.in_flight == 0

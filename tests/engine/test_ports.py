@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from holysheep.ports import SystemClock, system_rng
-from tests.fakes import FakeClock, StandingClock, VirtualTime
+from tests.fakes import FakeClock, StandingClock, VirtualTime, class_name
 
 
 def test_the_monotonic_clock_never_goes_back() -> None:
@@ -30,7 +30,7 @@ def test_the_dice_lie_in_the_unit_interval_and_differ() -> None:
 @pytest.mark.parametrize(
     "clock",
     [SystemClock(), FakeClock(), StandingClock(), VirtualTime()],
-    ids=lambda clock: type(clock).__name__,
+    ids=class_name,
 )
 def test_every_clock_offers_the_same(clock: SystemClock) -> None:
     changed = clock.condition()

@@ -226,7 +226,8 @@ def test_a_caller_that_is_killed_while_it_waits_makes_no_further_attempt() -> No
 
 def test_an_answer_that_is_abandoned_closes_the_stream_below() -> None:
     retry = OneLayer(retry_layer, answered("a b c"))
-    abandon(retry.events())
+    events = retry.events()
+    abandon(events)
     assert retry.below.outcomes == ["abandoned"]
     assert retry.below.in_flight == 0
 
