@@ -73,6 +73,35 @@ MAX_IMAGES = 20
 # Default of timeout_s: everything that belongs to one call.
 DEADLINE_S = 60
 
+# Batches. More rows in flight than this is a load test, and a credential seldom allows it.
+BATCH_CONCURRENCY = 10
+MAX_BATCH_CONCURRENCY = 100
+ROW_TIMEOUT_S = 60
+# Below the 600 s after which Dify ends a node, with time left to hand the results over.
+BATCH_DEADLINE_S = 540
+MAX_DEADLINE_S = 580
+# Results that may wait for an earlier row to end, so that they come out in order. Beyond, no new
+# row is begun.
+BATCH_AHEAD_BYTES = 16 * 1024 * 1024
+BATCH_AHEAD_ROWS = 10_000
+# How long after a deadline those who work are waited for: each has heard of the deadline itself.
+DEADLINE_GRACE_S = 1.0
+# Where a limit does not say when there is room again.
+BATCH_PATIENCE_S = 1.0
+PROGRESS_S = 0.5
+INLINE_RESULTS = 1000
+MAX_INLINE_RESULTS = 10_000
+# No host message above 1 MB; the rest is for what stands round the value.
+MAX_INLINE_BYTES = 950_000
+
+# Chains and benchmarks.
+CHAIN_TIMEOUT_S = 300
+MAX_CHAIN_STEPS = 50
+BENCHMARK_ITERATIONS = 20
+MAX_BENCHMARK_ITERATIONS = 500
+BENCHMARK_MAX_TOKENS = 128
+BENCHMARK_DEADLINE_S = 300
+
 # Streaming to the host: each message costs it time, so a fast stream is sent in pieces.
 STREAM_PIECE_S = 0.05
 # No single host message above this many characters of text (the daemon cuts lines at 5 MB).

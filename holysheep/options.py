@@ -1,6 +1,6 @@
 """The rarer settings of a node: keys of one text, since every field is a row on its card."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -10,6 +10,8 @@ from holysheep.reading import Number, Whole, is_unset, shown
 from holysheep.types import JsonObject
 
 ResponseFormat = Literal["text", "json_object", "json_schema"]
+
+Retries = Annotated[Whole, Field(ge=0, le=10)]
 
 _STOP = "stop must be a text, one sequence a line, or a list of at most 4 texts"
 
@@ -64,3 +66,18 @@ class Options(BaseModel):
         if not is_json(value):
             raise ValueError("extra_body must hold nothing but JSON values.")
         return value
+
+
+class ChainOptions(Options):
+    """The keys of a chain's ``options``."""
+
+    max_retries: Retries = 3
+
+
+class BatchOptions(ChainOptions):
+    """The keys of a batch's ``options``."""
+
+    response_format: ResponseFormat = "text"
+    max_inline_results: Whole = Field(
+        default=config.INLINE_RESULTS, ge=0, le=config.MAX_INLINE_RESULTS
+    )

@@ -24,11 +24,14 @@ from holysheep import config
 from holysheep.errors import InputError
 from holysheep.jsontext import is_json, parse_json
 from holysheep.media import Image
-from holysheep.options import Options, ResponseFormat
-from holysheep.reading import Number, Whole, chosen, parse_mapping, parsed
+from holysheep.options import BatchOptions, ChainOptions, Options, ResponseFormat, Retries
+from holysheep.reading import Number, Whole, chosen, parse_mapping, parse_yaml, parsed
 from holysheep.types import CacheMode, ChatRequest, JsonObject, Policy
 
 _MAX_REMEMBERED_CHARS = 16_384
+_STEPS = (
+    'steps must be a list of steps such as {"name": "draft", "prompt": "..."}, also as YAML or JSON'
+)
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -70,6 +73,19 @@ def _tools(value: Any) -> list[JsonObject] | None:
     return None if value is None else _parse_tools(value)
 
 
+def _steps(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        # The host turns a text that it cannot read as a list into a list of that text.
+        value = value[0]
+    if isinstance(value, str):
+        value = parse_yaml(value, "steps")
+    if not isinstance(value, list) or not all(isinstance(step, dict) for step in value):
+        raise ValueError(f"{_STEPS}.")
+    if not 0 < len(value) <= config.MAX_CHAIN_STEPS:
+        raise ValueError(f"{_STEPS}, 1 to {config.MAX_CHAIN_STEPS} of them, got {len(value)}.")
+    return value
+
+
 # Fields that several nodes have, with the same range and spellings in each.
 Text = Annotated[str, BeforeValidator(_as_text)]
 ModelId = Annotated[str, AfterValidator(_model_id)]
@@ -79,6 +95,7 @@ MaxTokens = Annotated[Whole, Field(ge=1, le=config.MAX_MAX_TOKENS)]
 Cache = Annotated[CacheMode, BeforeValidator(_cache_mode)]
 Schema = Annotated[JsonObject | None, BeforeValidator(_schema)]
 Tools = Annotated[list[JsonObject] | None, BeforeValidator(_tools)]
+_READ_OPTIONS = BeforeValidator(_options)
 
 
 class Conversation(BaseModel):
@@ -132,14 +149,13 @@ class ChatParams(BaseModel):
     cache: Cache = "use"
     fallback_models: ModelIds = ()
     timeout_s: Number = Field(default=config.DEADLINE_S, ge=1, le=540)
-    max_retries: Whole = Field(default=3, ge=0, le=10)
+    max_retries: Retries = 3
     on_error: Literal["fail", "continue"] = "fail"
-    options: Annotated[Options, BeforeValidator(_options)] = Field(default_factory=Options)
+    options: Annotated[Options, _READ_OPTIONS] = Field(default_factory=Options)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.response_format == "json_schema" and self.json_schema is None:
-            raise ValueError("response_format json_schema needs a json_schema.")
+        _check_format(self.response_format, self.json_schema)
         return self
 
     def request(self, messages: list[JsonObject]) -> ChatRequest:
@@ -192,6 +208,120 @@ class ChatParams(BaseModel):
             named = {"name": "answer", "schema": self.json_schema}
             return {"type": "json_schema", "json_schema": named}
         return {"type": "json_object"} if self.response_format == "json_object" else None
+
+
+def _check_format(response_format: ResponseFormat, json_schema: JsonObject | None) -> None:
+    if response_format == "json_schema" and json_schema is None:
+        raise ValueError("response_format json_schema needs a json_schema.")
+
+
+class BatchParams(BaseModel):
+    """How the rows of a batch are asked, and when the batch ends."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    system_prompt: Text = ""
+    prompt_template: Text = "{{ item }}"
+    json_schema: Schema = None
+
+    model: ModelId
+    temperature: Temperature = 0.7
+    max_tokens: MaxTokens = 2048
+    concurrency: Whole = Field(
+        default=config.BATCH_CONCURRENCY, ge=1, le=config.MAX_BATCH_CONCURRENCY
+    )
+    cache: Cache = "use"
+    fallback_models: ModelIds = ()
+    row_timeout_s: Number = Field(default=config.ROW_TIMEOUT_S, ge=1, le=540)
+    deadline_s: Number = Field(default=config.BATCH_DEADLINE_S, ge=1, le=config.MAX_DEADLINE_S)
+    on_row_error: Literal["continue", "stop"] = "continue"
+    output_format: Literal["jsonl", "csv", "none"] = "jsonl"
+    options: Annotated[BatchOptions, _READ_OPTIONS] = Field(default_factory=BatchOptions)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _check_format(self.options.response_format, self.json_schema)
+        return self
+
+    def chat(self) -> ChatParams:
+        """How a single row is asked."""
+        return ChatParams(
+            **self.model_dump(include=_SHARED),
+            json_schema=self.json_schema,
+            options=self.options,
+            response_format=self.options.response_format,
+            max_retries=self.options.max_retries,
+            timeout_s=self.row_timeout_s,
+        )
+
+
+class Step(BaseModel):
+    """One step of a chain. What it leaves out is as the chain says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str = Field(default="", max_length=60)
+    prompt: Text = ""
+    system: Text = ""
+    model: ModelId | None = None
+    temperature: Temperature | None = None
+    max_tokens: MaxTokens | None = None
+    context: Literal["accumulate", "previous", "none"] = "accumulate"
+    on_error: Literal["continue", "stop"] | None = None
+
+
+class ChainParams(BaseModel):
+    """The steps of a chain, and how they are asked."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    query: Text
+    steps: Annotated[list[Step], BeforeValidator(_steps)]
+    system_prompt: Text = ""
+
+    model: ModelId
+    temperature: Temperature = 0.7
+    max_tokens: MaxTokens = 2048
+    cache: Cache = "use"
+    fallback_models: ModelIds = ()
+    timeout_s: Number = Field(default=config.CHAIN_TIMEOUT_S, ge=1, le=config.MAX_DEADLINE_S)
+    on_step_error: Literal["continue", "stop"] = "continue"
+    options: Annotated[ChainOptions, _READ_OPTIONS] = Field(default_factory=ChainOptions)
+
+    def chat(self, step: Step) -> ChatParams:
+        """How a single step is asked."""
+        own = step.model_dump(include=_SHARED, exclude_none=True)
+        return ChatParams(
+            **(self.model_dump(include=_SHARED) | own),
+            options=self.options,
+            max_retries=self.options.max_retries,
+        )
+
+
+class BenchmarkParams(BaseModel):
+    """What a benchmark asks, how often, and how many times at once."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    prompt: Text = "Explain in three sentences how machine learning and deep learning differ."
+
+    model: ModelId
+    iterations: Whole = Field(
+        default=config.BENCHMARK_ITERATIONS, ge=1, le=config.MAX_BENCHMARK_ITERATIONS
+    )
+    concurrency: Whole = Field(default=1, ge=1, le=config.MAX_BATCH_CONCURRENCY)
+    max_tokens: MaxTokens = config.BENCHMARK_MAX_TOKENS
+    deadline_s: Number = Field(default=config.BENCHMARK_DEADLINE_S, ge=1, le=config.MAX_DEADLINE_S)
+
+    def chat(self) -> ChatParams:
+        """How each time is asked: never from the cache, and never a second time."""
+        return ChatParams(
+            model=self.model, max_tokens=self.max_tokens, cache="bypass", max_retries=0
+        )
+
+
+_SHARED = {"model", "temperature", "max_tokens", "cache", "fallback_models"}
+"""What single calls, batches and chains have in common."""
 
 
 class ChatCall(NamedTuple):

@@ -155,6 +155,8 @@ def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
     if error["type"] in ("extra_forbidden", "invalid_key"):
         unknown = repr(name) if len(name) <= 40 else f"of {len(name)} characters"
         return f"{place.removesuffix(': ')} has no key {unknown}. Known keys: {', '.join(fields)}."
+    if error["type"] == "missing":
+        return f"{place}{name} is missing."
     field = fields.get(name)
     allowed = _allowed(field.annotation, field.metadata) if field else error["msg"].lower()
     return f"{place}{name} must be {allowed}, got {shown(error['input'])}."
@@ -184,7 +186,8 @@ def _metadata(annotation: Any) -> Iterator[Any]:
     """What stands beside the types that an annotation is made of, such as limits."""
     for part in get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ():
         if get_origin(part) is Annotated:
-            yield from get_args(part)[1:]
+            for word in get_args(part)[1:]:
+                yield from word.metadata if isinstance(word, FieldInfo) else (word,)
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
