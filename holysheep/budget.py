@@ -54,12 +54,14 @@ class Budget:
                 key, resets_at = self._period(name)
                 spent = self._spent.get(key, Decimal(0))
                 if spent + self._held + worst_usd > limit:
-                    raise BudgetExceeded(
+                    error = BudgetExceeded(
                         f"The {name} budget of {limit} USD has no room for this call: spent"
                         f" {_usd(spent)}, held for calls under way {_usd(self._held)}, needed at"
                         f" most {_usd(worst_usd)}. It resets at {resets_at:%Y-%m-%d %H:%M} UTC."
                         " Raise the budget in the credential, or lower max_tokens."
                     )
+                    error.may_pass = spent + worst_usd <= limit
+                    raise error
             self._held += worst_usd
 
     def settle(self, held_usd: Decimal, spent_usd: Decimal) -> None:

@@ -225,9 +225,13 @@ class CircuitOpen(RefusedLocally):
 
 
 class BudgetExceeded(RefusedLocally):
-    """The call's worst case does not fit into what is left of a budget."""
+    """The call's worst case does not fit into what is left of a budget.
+
+    ``may_pass`` says that calls under way hold a part of it: there may be room when they end.
+    """
 
     error_type = "budget_exceeded"
+    may_pass = False
 
 
 class DeadlineExceeded(RefusedLocally):

@@ -5,11 +5,11 @@ messages. The first piece goes at once; what arrives within the next 50 ms is se
 when nothing more arrives. A thread reads ahead, since an iterator cannot be waited on for a time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from holysheep import config
-from holysheep.ports import Clock
+from holysheep.ports import Clock, Spawn
 from holysheep.types import Delta
 
 _TOLERANCE_S = 1e-4
@@ -29,13 +29,12 @@ def paced_text(
     deltas: Iterator[Delta],
     *,
     clock: Clock,
-    spawn: Callable[[Callable[[], None]], object],
+    spawn: Spawn,
     interval_s: float = config.STREAM_PIECE_S,
 ) -> Iterator[str]:
     """The texts of ``deltas`` in pieces at least ``interval_s`` apart; none of them empty.
 
-    ``spawn`` runs a function in a thread of its own, such as an executor's ``submit``. Raises what
-    ``deltas`` raises, after the text that came before it.
+    Raises what ``deltas`` raises, after the text that came before it.
     """
     for delta in deltas:
         yield from _bounded(delta.text)

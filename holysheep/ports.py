@@ -12,7 +12,7 @@ threading primitives with gevent's, and a reference taken too early would stall 
 import random
 import threading
 import time
-from collections.abc import Callable  # noqa: TC003 - mypy reads the attributes' types
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
@@ -66,6 +66,14 @@ class Clock(Protocol):
         ...
 
 
+class Spawn(Protocol):
+    """Runs work beside the caller's, such as an executor's ``submit``."""
+
+    def __call__(self, work: Callable[[], None], /) -> object:
+        """Begin ``work`` in a thread or greenlet of its own and return at once."""
+        ...
+
+
 class Rng(Protocol):
     """A source of uniform random numbers in [0, 1)."""
 
@@ -86,6 +94,11 @@ class SystemClock:
         # On its default, reentrant lock: on a plain one each notify asks for the owner by trying
         # to lock, and under gevent a failed try goes round the event loop with the lock held.
         self.condition: Callable[[], Condition] = threading.Condition
+
+
+def spawn_thread(work: Callable[[], None]) -> None:
+    """A ``Spawn``. The thread ends with the process, whatever it is doing."""
+    threading.Thread(target=work, daemon=True).start()
 
 
 def system_rng() -> Rng:
