@@ -184,8 +184,7 @@ class BreakerLayer:
             raise
         except HolySheepError as error:
             verdict = "failure" if error.is_outage else "success"
-            patience_s = call.deadline_s - call.trace.started_s
-            if isinstance(error, TimedOut) and patience_s < config.BREAKER_PATIENCE_S:
+            if isinstance(error, TimedOut) and error.waited_s < config.BREAKER_PATIENCE_S:
                 # A caller who gives a model no time says nothing about it to those who do.
                 verdict = "none"
             raise

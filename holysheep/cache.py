@@ -15,7 +15,7 @@ first. An expired entry stays until then, for callers that want a stale answer r
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Protocol
 
@@ -226,6 +226,8 @@ class CacheFill:
             return
         if completion.asked_model != call.request.model:
             call = call.asking(call.request.with_model(completion.asked_model))
+        # Who asks that model itself gets this answer from no fallback.
+        completion = replace(completion, fallback_from=None)
         self._answers.put(key_of(call), completion, call.policy.cache_ttl_s)
 
 

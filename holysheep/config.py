@@ -23,10 +23,12 @@ MIN_KEPT_ALIVE = 20
 KEEPALIVE_S = 30.0
 
 # Time limits of single operations; the call's deadline cuts each of them. Connecting is quick or
-# hopeless; a model may think for minutes before the first byte, so reading has the deadline only.
+# hopeless. An answer that comes whole may take minutes before its first byte, so it has the
+# deadline only; a stream that says nothing for two minutes is taken for dead.
 CONNECT_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 30.0
 READ_TIMEOUT_S = 600.0
+STREAM_SILENCE_S = 120.0
 
 # An answer larger than this is no chat completion. Bounds what one broken server can make a
 # process hold; a million tokens are about 5 MB.
@@ -43,6 +45,8 @@ BACKOFF_MAX_S = 8.0
 # A 429 without a time: how long the whole credential holds back, doubled for each in a row.
 PAUSE_BASE_S = 1.0
 PAUSE_MAX_S = 30.0
+# A gateway refuses at once: a call that was not refused for so long after a pause was accepted.
+REFUSAL_S = 1.0
 # The longest that a 429 for one model holds back the credential's calls to others.
 SHARED_PAUSE_MAX_S = 60.0
 
@@ -67,6 +71,8 @@ MAX_BREAKERS = 10_000
 # Node inputs.
 MAX_MAX_TOKENS = 1_000_000
 MAX_INPUT_CHARS = 1_000_000
+# What a prompt template makes of its values.
+MAX_PROMPT_CHARS = 1_000_000
 MAX_FILE_BYTES = 20 * 1024 * 1024
 MAX_IMAGES = 20
 

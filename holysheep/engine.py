@@ -110,17 +110,26 @@ class Engine:
         *,
         timeout_s: float,
         stream: bool = False,
+        shows_reasoning: bool = True,
         started_s: float | None = None,
     ) -> "Answer":
         """Begin a call that must have ended ``timeout_s`` seconds after ``started_s``.
 
         ``started_s`` is a point on the monotonic clock, ``None`` = now. Nothing is sent before
-        the answer is iterated. ``stream`` says that somebody watches it arrive; the answer is the
-        same either way.
+        the answer is iterated. ``stream`` says that somebody watches it arrive, and
+        ``shows_reasoning`` that its reasoning is watched too: what was seen cannot be tried again.
+        The answer is the same either way.
         """
         if started_s is None:
             started_s = self._clock.monotonic()
-        call = Call(request, policy, started_s + timeout_s, Trace(started_s=started_s), stream)
+        call = Call(
+            request,
+            policy,
+            started_s + timeout_s,
+            Trace(started_s=started_s),
+            stream=stream,
+            shows_reasoning=shows_reasoning,
+        )
         return Answer(call, self._answer, self._prices, self._clock, self.settings.api_key)
 
 

@@ -183,8 +183,12 @@ class ConnectFailed(UpstreamError):
 
 
 class TimedOut(UpstreamError):
-    """A time limit passed while connecting, sending or waiting for the answer."""
+    """A time limit passed while connecting, sending or waiting for the answer.
 
+    ``waited_s`` are the seconds that upstream was given.
+    """
+
+    waited_s = 0.0
     error_type = "timeout"
     retryable = True
     falls_back = True

@@ -27,6 +27,18 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def parse_json_at(text: str, at: int) -> tuple[Any, int]:
+    """The JSON value that begins at ``at``, and where it ends; what follows it is not looked at.
+
+    Raises ``json.JSONDecodeError`` for one that is malformed or not complete, and another
+    ``ValueError`` for one that no further text could mend.
+    """
+    try:
+        return _DECODER.raw_decode(text, at)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def is_json(value: Any, depth: int = MAX_DEPTH) -> bool:
     """Whether a value holds nothing but what JSON has, and not too deep."""
     match value:

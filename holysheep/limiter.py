@@ -17,7 +17,7 @@ from collections import deque
 from holysheep import config
 from holysheep.bucket import TokenBucket
 from holysheep.errors import LimitBeyondDeadline, LimiterTimeout
-from holysheep.gate import Gate
+from holysheep.gate import Gate, Passage
 from holysheep.ports import Clock, Condition
 from holysheep.wording import span
 
@@ -30,8 +30,9 @@ class RateLimiter:
     ) -> None:
         self._clock = clock
         self._lock = clock.lock()
-        self._requests = _bucket(None, requests_per_minute, clock)
-        self._tokens = _bucket(None, tokens_per_minute, clock)
+        self._buckets: dict[str, TokenBucket] = {}
+        self._requests = self._bucket("requests", requests_per_minute)
+        self._tokens = self._bucket("tokens", tokens_per_minute)
         self._gate = Gate()
         self._model_gates: dict[str, Gate] = {}
         self._queue: deque[_Waiter] = deque()
@@ -45,7 +46,7 @@ class RateLimiter:
     def is_idle(self) -> bool:
         """Whether forgetting this limiter would lose nothing."""
         with self._lock:
-            full = all(bucket.is_full for bucket in (self._requests, self._tokens) if bucket)
+            full = all(bucket.is_full for bucket in self._buckets.values())
             now = self._clock.monotonic()
             gates = (self._gate, *self._model_gates.values())
             quiet = all(gate.is_quiet(now) for gate in gates)
@@ -54,26 +55,33 @@ class RateLimiter:
     def resize(self, requests_per_minute: float, tokens_per_minute: float) -> None:
         """Change the limits; callers that wait are served by the new ones."""
         with self._lock:
-            self._requests = _bucket(self._requests, requests_per_minute, self._clock)
-            self._tokens = _bucket(self._tokens, tokens_per_minute, self._clock)
+            self._requests = self._bucket("requests", requests_per_minute)
+            self._tokens = self._bucket("tokens", tokens_per_minute)
             for waiter in self._queue:
                 waiter.poke()
 
     def reserve(
-        self, model: str, tokens: float, *, deadline_s: float, is_fallback: bool = False
+        self,
+        model: str,
+        tokens: float,
+        *,
+        deadline_s: float,
+        is_fallback: bool = False,
+        since_s: float = math.inf,
     ) -> "Reservation":
         """Take one request and ``tokens``, waiting for the turn until ``deadline_s`` at most.
 
+        ``since_s`` is when the call began: one that tries again is ahead of those that came later.
         Raises ``LimiterTimeout`` if the credential's own limits leave no room in time, and
         ``LimitBeyondDeadline`` if upstream has asked to wait longer; nothing is taken then.
         """
-        waiter = _Waiter(model, tokens, is_fallback=is_fallback)
+        waiter = _Waiter(model, tokens, is_fallback=is_fallback, since_s=since_s)
         with self._lock:
             if not self._queue and self._delay(waiter, self._clock.monotonic()) <= 0:
                 return self._take(waiter)
             self._refuse_if_hopeless(waiter, deadline_s)
             waiter.condition = self._clock.condition()
-            self._queue.append(waiter)
+            self._line_up(waiter)
         try:
             while True:
                 with self._lock:
@@ -114,6 +122,15 @@ class RateLimiter:
                 # Those who would wait in vain are told at once.
                 waiter.poke()
 
+    def _bucket(self, what: str, rate: float) -> TokenBucket | None:
+        """The bucket for a rate. No limit leaves it alone: what was taken from it stays taken."""
+        if rate <= 0:
+            return None
+        bucket = self._buckets.setdefault(what, TokenBucket(rate, clock=self._clock))
+        if bucket.rate != rate:
+            bucket.resize(rate)
+        return bucket
+
     def _gates_of(self, waiter: "_Waiter") -> list[Gate]:
         """The gates that a caller must pass: its model's and, unless it falls back, the shared."""
         gates = [] if waiter.is_fallback else [self._gate]
@@ -143,13 +160,21 @@ class RateLimiter:
             self._tokens.wait_time(waiter.tokens) if self._tokens else 0.0,
         )
 
+    def _line_up(self, waiter: "_Waiter") -> None:
+        """Put a caller behind all those that began before it."""
+        place = len(self._queue)
+        while place and self._queue[place - 1].since_s > waiter.since_s:
+            place -= 1
+        self._queue.insert(place, waiter)
+
     def _take(self, waiter: "_Waiter") -> "Reservation":
         if self._requests:
             self._requests.settle(-1.0)
         if self._tokens:
             self._tokens.settle(-waiter.tokens)
-        passed = [(gate, gate.enter()) for gate in self._gates_of(waiter)]
-        return Reservation(self, waiter, self._clock.monotonic(), passed)
+        now = self._clock.monotonic()
+        passed = [(gate, gate.enter(now)) for gate in self._gates_of(waiter)]
+        return Reservation(self, waiter, now, passed)
 
     def _poke_next(self) -> None:
         """Wake those whose turn may have come: the first that no pause holds back."""
@@ -167,7 +192,11 @@ class RateLimiter:
             raise self._refusal(waiter, paused)
         held = self._gate_delay(waiter, now)
         # Those whom a pause holds back for longer are not ahead.
-        before = [other for other in self._queue if self._gate_delay(other, now) <= held]
+        before = [
+            other
+            for other in self._queue
+            if other.since_s <= waiter.since_s and self._gate_delay(other, now) <= held
+        ]
         ahead = 0.0
         if self._requests:
             ahead = self._requests.drain_time(len(before) + 1)
@@ -189,10 +218,10 @@ class RateLimiter:
                 status=429,
                 retry_after_s=paused,
             )
-        if math.isinf(held):
+        if held > 0:
             return LimiterTimeout(
-                "Rate limit of the gateway: the first call let through since it was reached has no"
-                " answer yet, and this call's deadline is over. Try again, or raise timeout_s."
+                "Rate limit of the gateway: calls are let through one after the other since it was"
+                " reached, and this call's deadline is over. Try again, or raise timeout_s."
             )
         rates = [
             f"{bucket.rate:g} {what} per minute"
@@ -206,10 +235,12 @@ class RateLimiter:
             retry_after_s=delay if math.isfinite(delay) else None,
         )
 
-    def _leave_gates(self, passed: list[tuple[Gate, int]], model: str, *, answered: bool) -> None:
+    def _leave_gates(
+        self, passed: list[tuple[Gate, Passage]], model: str, *, answered: bool
+    ) -> None:
         with self._lock:
-            for gate, pause in passed:
-                gate.leave(pause, answered=answered)
+            for gate, passage in passed:
+                gate.leave(passage, accepted=answered)
             own = self._model_gates.get(model)
             if own is not None and own.allowance is None:
                 del self._model_gates[model]
@@ -234,7 +265,7 @@ class Reservation:
         limiter: RateLimiter,
         waiter: "_Waiter",
         admitted_s: float,
-        passed: list[tuple[Gate, int]],
+        passed: list[tuple[Gate, Passage]],
     ) -> None:
         self.admitted_s = admitted_s
         self._limiter = limiter
@@ -265,12 +296,15 @@ class Reservation:
 class _Waiter:
     """A caller in the queue. A poke tells it to look again whether it is its turn."""
 
-    __slots__ = ("_poked", "condition", "is_fallback", "model", "tokens")
+    __slots__ = ("_poked", "condition", "is_fallback", "model", "since_s", "tokens")
 
     condition: Condition
 
-    def __init__(self, model: str, tokens: float, *, is_fallback: bool) -> None:
+    def __init__(
+        self, model: str, tokens: float, *, is_fallback: bool, since_s: float = math.inf
+    ) -> None:
         self.model = model
+        self.since_s = since_s
         self.tokens = tokens
         self.is_fallback = is_fallback
         self._poked = False
@@ -286,13 +320,3 @@ class _Waiter:
             if not self._poked:
                 self.condition.wait(seconds)
             self._poked = False
-
-
-def _bucket(existing: TokenBucket | None, rate: float, clock: Clock) -> TokenBucket | None:
-    if rate <= 0:
-        return None
-    if existing is None:
-        return TokenBucket(rate, clock=clock)
-    if existing.rate != rate:
-        existing.resize(rate)
-    return existing

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from holysheep.errors import RateLimited, RefusedLocally
 from holysheep.limiter import RateLimiter, Reservation
 from holysheep.ports import Clock
-from holysheep.streams import primed
+from holysheep.streams import begun
 from holysheep.tokens import estimate_call_tokens
 from holysheep.types import Call, Completed, Event, Handler
 
@@ -47,11 +47,12 @@ class RateLimitLayer:
                     estimate,
                     deadline_s=call.deadline_s,
                     is_fallback=trace.fallback_from is not None,
+                    since_s=trace.started_s,
                 )
             finally:
                 trace.queue_s += self._clock.monotonic() - began
             try:
-                return reservation, primed(proceed(call))
+                return reservation, begun(proceed(call))
             except _PausedAgain:
                 reservation.cancel()
             except RefusedLocally:

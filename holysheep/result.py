@@ -147,7 +147,9 @@ def build_result(
             price_source=cost.source,
             estimated=usage.estimated,
         ),
-        meta=_meta(trace, completion.request_id),
+        meta=_meta(
+            trace, completion.request_id, completion.fallback_from, left_out=completion.left_out
+        ),
     )
 
 
@@ -175,11 +177,17 @@ def empty_result(trace: Trace, ended_s: float) -> ChatResult:
             price_source="none",
             estimated=False,
         ),
-        meta=_meta(trace, trace.request_id),
+        meta=_meta(trace, trace.request_id, trace.fallback_from),
     )
 
 
-def _meta(trace: Trace, request_id: str | None) -> Meta:
+def _meta(
+    trace: Trace,
+    request_id: str | None,
+    fallback_from: str | None,
+    *,
+    left_out: tuple[str, ...] = (),
+) -> Meta:
     return Meta(
         cache=trace.cache,
         attempts=trace.attempts,
@@ -187,8 +195,8 @@ def _meta(trace: Trace, request_id: str | None) -> Meta:
         queue_ms=_ms(trace.queue_s),
         upstream_ms=_ms(trace.upstream_s),
         request_id=request_id,
-        fallback_from=trace.fallback_from,
-        left_out=trace.left_out,
+        fallback_from=fallback_from,
+        left_out=left_out,
     )
 
 

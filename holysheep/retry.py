@@ -2,7 +2,8 @@
 
 The wait before attempt *n* + 1 is what the server asked for, exactly; where it asked for nothing,
 full jitter: uniform in [0, min(8 s, 0.5 s * 2**(n-1))]. A wait that would pass the deadline is not
-begun: the call fails at once, and a rate limit then says when it resets.
+begun: the call fails at once, and a rate limit then says when it resets. Where another model could
+be asked, a wait that the server did not ask for leaves that one its share of the time.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception
 from holysheep import config
 from holysheep.errors import HolySheepError, LimitBeyondDeadline, RateLimited
 from holysheep.ports import Clock, Rng
-from holysheep.streams import primed
+from holysheep.streams import unseen
 from holysheep.types import Call, Event, Handler
 from holysheep.wording import span
 
@@ -45,20 +46,30 @@ class RetryLayer:
 
     def _stop(self, state: RetryCallState) -> bool:
         call: Call = state.args[0]
+        ends_s = call.deadline_s
+        if call.answer_by_s is not None and _named_wait(state) is None:
+            # Another model waits for its share of the time.
+            ends_s = call.answer_by_s
         return state.attempt_number > call.policy.max_retries or (
-            self._clock.monotonic() + state.upcoming_sleep >= call.deadline_s
+            self._clock.monotonic() + state.upcoming_sleep >= ends_s
         )
 
     def _wait(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, HolySheepError) and error.retry_after_s is not None:
-            return error.retry_after_s
+        named_s = _named_wait(state)
+        if named_s is not None:
+            return named_s
         ceiling = config.BACKOFF_BASE_S * 2.0 ** (state.attempt_number - 1)
         return self._rng() * min(config.BACKOFF_MAX_S, ceiling)
 
 
 def _begin(call: Call, proceed: Handler) -> Iterator[Event]:
-    return primed(proceed(call))
+    return unseen(call, proceed(call))
+
+
+def _named_wait(state: RetryCallState) -> float | None:
+    """The seconds that the server asked to wait, if it did."""
+    error = state.outcome.exception() if state.outcome else None
+    return error.retry_after_s if isinstance(error, HolySheepError) else None
 
 
 def _is_retryable(error: BaseException) -> bool:

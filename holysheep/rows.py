@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
-from pathlib import PurePath
 from typing import Any, NoReturn, TextIO
 
 from holysheep import config
@@ -54,13 +53,15 @@ _BOMS = (
 )
 # What spreadsheets and editors write that do not write UTF-8. In this order where a text makes
 # as much sense in one as in another: Latin-1 is part of cp1252, GBK and GB2312 of GB18030.
-_LEGACY = (
-    ["cp1252", "gb18030", "cp932", "big5", "euc_jp", "cp949"]
-    + ["cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256"]
-)  # fmt: skip
+_LEGACY = [
+    *("cp1252", "gb18030", "cp932", "big5", "euc_jp", "cp949"),
+    *("cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256"),
+]
 _SAMPLE_BYTES = 32 * 1024
-_SCATTERED = re.compile(rb"(?:[\x00-\x7f]*[\xa0-\xff](?![\x80-\xff])){1,9}[\x00-\x7f]*")
-"""A few single signs in ASCII, such as £ or °C: too little to tell one encoding from another."""
+_SCATTERED = re.compile(
+    rb"(?:[\x00-\x7f]*[\x80\x85\x91-\x97\x99\xa0-\xff](?![\x80-\xff])){1,9}[\x00-\x7f]*"
+)
+"""A few single signs in ASCII, such as £, ’ or é: too little to tell one encoding from another."""
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 _MEANT_AS_LIST = re.compile(r"\s*\[\s*[\[{\"'].*\]\s*", re.DOTALL)
@@ -127,20 +128,20 @@ def rows_of_file(content: bytes, filename: str) -> Rows:
     """
     shown = shortened(redact(filename), 60)
     suffix = _suffix(filename)
-    if suffix in _SPREADSHEETS or content.startswith(_SPREADSHEET_BYTES):
-        raise InputError(f"file: {shown!r} is a spreadsheet: save it as CSV (UTF-8) and use that.")
-    if suffix and suffix not in _KNOWN:
+    if suffix and suffix not in _KNOWN + _SPREADSHEETS:
         raise InputError(
             f"file: {shown!r} is of an unknown kind, the name must end in one of"
             f" {', '.join(_KNOWN)}."
         )
+    if suffix in _SPREADSHEETS or content.startswith(_SPREADSHEET_BYTES):
+        raise InputError(f"file: {shown!r} is a spreadsheet: save it as CSV (UTF-8) and use that.")
     if len(content) > config.MAX_FILE_BYTES:
         limit = config.MAX_FILE_BYTES // (1024 * 1024)
         raise InputError(f"file: {shown!r} is larger than {limit} MB.")
     file = _File(content, shown, _encoding(content, shown))
     match suffix or _suffix_by_content(file):
         case ".csv" | ".tsv":
-            return _rows_of_csv(file)
+            return _rows_of_csv(file, usual="\t" if suffix == ".tsv" else ",")
         case ".json":
             source = _Source("file", "item", shown, expected="an array of texts or of objects")
             return Rows(lambda: _rows(_values(_elements(file, source), source), source))
@@ -212,16 +213,17 @@ def _rows(records: Iterable[_Record], source: _Source) -> Iterator[Row]:
     """Rows of one kind: all texts, all objects, or all from a result file."""
     first = ""
     for index, (number, item, columns) in enumerate(records):
-        earlier = None
+        row = Row(index, item, columns)
         kind = "a text" if isinstance(item, str) else "an object"
+        # Not in queries: there it may be the text of an answer that a template asks for.
         if source.file and is_result_row(columns):
-            kind = "a result of an earlier run"
             earlier = result_from(columns, index)
-            item, columns = earlier.query, {}
+            row = Row(index, earlier.query, earlier=earlier)
+            kind = "a result of an earlier run"
         first = first or kind
         if kind != first:
             source.refuse(number, f"is {kind}, but the first row is {first}: all must be alike")
-        yield Row(index, item, columns, earlier)
+        yield row
     if not first:
         source.refuse_empty()
 
@@ -266,7 +268,7 @@ def _list_in(text: str) -> list[Any] | None:
     try:
         value = parse_json(text)
     except ValueError as error:
-        # A constant list of a workflow arrives as Python spells it (findings.md, Parameters).
+        # A constant list of a workflow arrives as Python spells it: seen with Dify 1.12.1.
         value = _literal(text)
         if value is None and _MEANT_AS_LIST.fullmatch(text):
             raise InputError(
@@ -279,7 +281,9 @@ def _literal(text: str) -> Any:
     if len(text) > _MAX_LITERAL_CHARS:
         return None
     try:
-        return ast.literal_eval(text.strip())
+        value = ast.literal_eval(text.strip())
+        # Broken JSON may be Python of another meaning: ["a" "b"] is one text there.
+        return value if repr(value) == text.strip() else None
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
 
@@ -335,8 +339,8 @@ def _elements(file: _File, source: _Source) -> Iterator[tuple[int, Any]]:
             )
         return
     at, number, ended, closed = 1, 1, False, False
-    if (start := _BLANK.match(window, 1)) and window[start.end() : start.end() + 1] == "]":
-        at, closed = start.end() + 1, True
+    if window[_skip(window, 1) :].startswith("]"):
+        at, closed = _skip(window, 1) + 1, True
     while not closed:
         try:
             value, at_next, closed = _element(window, at)
@@ -386,10 +390,10 @@ def _skip(window: str, at: int) -> int:
 # CSV.
 
 
-def _rows_of_csv(file: _File) -> Rows:
+def _rows_of_csv(file: _File, usual: str) -> Rows:
     source = _Source("file", "line", file.shown, expected="a header and at least one record")
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL_CHARS))
-    delimiter = _delimiter(file, source)
+    delimiter = _delimiter(file, source, usual)
     return Rows(lambda: _rows(_csv_records(file, source, delimiter), source))
 
 
@@ -411,8 +415,9 @@ def _csv_records(file: _File, source: _Source, delimiter: str) -> Iterator[_Reco
 
 
 def _cells(file: _File, source: _Source, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The records that are not empty, each with the line that it begins in."""
+    """The header and the records that are not empty, each with the line that it begins in."""
     reader = csv.reader(file.lines(source, newline=""), delimiter=delimiter, strict=True)
+    begun = False
     while True:
         number = reader.line_num + 1
         try:
@@ -421,7 +426,8 @@ def _cells(file: _File, source: _Source, delimiter: str) -> Iterator[tuple[int, 
             return
         except csv.Error as error:
             source.refuse(number, _csv_fault(error))
-        if cells:
+        begun = begun or any(cell.strip() for cell in cells)
+        if begun and cells:
             yield number, cells
 
 
@@ -445,27 +451,28 @@ def _checked(header: list[str], number: int, source: _Source) -> list[str]:
     return names
 
 
-def _delimiter(file: _File, source: _Source) -> str:
+def _delimiter(file: _File, source: _Source, usual: str) -> str:
     """What separates the cells of a file, by its header and first records.
 
     Quotes are honoured: a delimiter is judged by what a reader with it makes of the file. Of those
-    that divide the header, the one that divides the records alike. A header of one name leaves
-    all of them possible: there it is the first that keeps every record in one cell.
+    that divide the header, the one that divides the records alike; a tab where the file's name
+    says so. A header of one name leaves all of them possible: there it is the first that keeps
+    every record in one cell.
     """
+    order = sorted(_DELIMITERS, key=lambda delimiter: delimiter != usual)
     divided = {}
-    for delimiter in _DELIMITERS:
-        widths = _widths(file, source, delimiter, _DELIMITER_RECORDS + 1)
-        if widths and widths[0] > 1:
-            header, records = widths[0], widths[1:]
-            alike = records.count(header) / len(records) if records else 1.0
+    for delimiter in order:
+        header, *records = _widths(file, source, delimiter, _DELIMITER_RECORDS + 1) or [0]
+        if header > 1:
             fits = -1 not in records and max(records, default=0) <= header
-            divided[delimiter] = fits, alike, header
+            alike = records.count(header) / len(records) if records else 1.0
+            divided[delimiter] = fits, delimiter == usual == "\t", alike, header
     if divided:
         return max(divided, key=lambda delimiter: divided[delimiter])
-    for delimiter in _DELIMITERS:
+    for delimiter in order:
         if all(width == 1 for width in _each_width(file, source, delimiter)):
             return delimiter
-    return ","
+    return usual
 
 
 def _widths(file: _File, source: _Source, delimiter: str, limit: int) -> list[int]:
@@ -486,8 +493,8 @@ def _each_width(file: _File, source: _Source, delimiter: str) -> Iterator[int]:
 
 def _suffix(filename: str) -> str:
     """The end of a file's name in lower case, or ``""`` where it does not look like one."""
-    suffix = PurePath(filename.strip()).suffix.lower()
-    return suffix if re.fullmatch(r"\.[a-z][a-z0-9]{0,9}", suffix) else ""
+    match = re.search(r"\.[a-z][a-z0-9]{0,9}$", filename.strip().lower())
+    return match[0] if match else ""
 
 
 def _suffix_by_content(file: _File) -> str:

@@ -1,19 +1,32 @@
 """Helpers for iterators of events."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from holysheep.types import Event
+from holysheep.types import Call, Delta, Event
 
 
-def primed(events: Iterator[Event]) -> Iterator[Event]:
+def begun(events: Iterator[Event]) -> Iterator[Event]:
     """Pull the first event at once and return an iterator over all of them.
 
-    What fails before the first event fails here, where it can still be tried again; what fails
-    later fails in the iterator, when part of the answer has been passed on.
+    What fails before the first event fails here; what fails later fails in the iterator.
     """
-    return _resumed(next(events), events)
+    return _resumed([next(events)], events)
 
 
-def _resumed(first: Event, rest: Iterator[Event]) -> Iterator[Event]:
-    yield first
+def unseen(call: Call, events: Iterator[Event]) -> Iterator[Event]:
+    """Pull events at once until there is one that somebody sees; return an iterator over all.
+
+    What fails here can still be tried again. Who does not watch sees nothing before the end, and
+    who is shown the text alone does not see the reasoning before it.
+    """
+    held = []
+    for event in events:
+        held.append(event)
+        if call.stream and isinstance(event, Delta) and (event.text or call.shows_reasoning):
+            break
+    return _resumed(held, events)
+
+
+def _resumed(held: Sequence[Event], rest: Iterator[Event]) -> Iterator[Event]:
+    yield from held
     yield from rest

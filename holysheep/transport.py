@@ -36,6 +36,7 @@ from holysheep.settings import Settings
 from holysheep.tokens import estimate_prompt_tokens, estimate_tokens
 from holysheep.types import Call, Completed, Completion, Delta, Event, Usage
 from holysheep.wire import BLANK_START, Assembler, encode, looks_like_events, server_sent_data
+from holysheep.wording import span
 
 _START_BYTES = 6
 """In so many bytes the form of a body shows."""
@@ -62,14 +63,13 @@ class ChatTransport:
         if began >= call.deadline_s:
             raise DeadlineExceeded("The deadline passed before the request was sent.")
         try:
-            response = self._open(call)
+            response, left_out = self._open(call)
             try:
                 completion = yield from self._answer(response, call)
             finally:
                 response.close()
         except httpx.TransportError as error:
-            past_deadline = self._clock.monotonic() >= call.deadline_s
-            failure = connection_error(error, past_deadline=past_deadline)
+            failure = self._broken(error, call, self._clock.monotonic() - began)
             failure.request_id = call.trace.request_id
             failure.message = with_id(failure.message, call.trace.request_id)
             raise failure from error
@@ -77,10 +77,10 @@ class ChatTransport:
             raise _not_inflatable() from error
         finally:
             call.trace.upstream_s += self._clock.monotonic() - began
-        yield Completed(completion)
+        yield Completed(replace(completion, left_out=left_out))
 
-    def _open(self, call: Call) -> httpx.Response:
-        """Send the request until it is accepted, leaving out what the model refuses."""
+    def _open(self, call: Call) -> tuple[httpx.Response, tuple[str, ...]]:
+        """Send the request until it is accepted; also what was left out for that."""
         while True:
             left_out = self._quirks.refused_by(call.request.model)
             call.trace.attempts += 1
@@ -91,12 +91,11 @@ class ChatTransport:
                     self._url,
                     headers=self._headers,
                     content=encode(call.request, stream=call.stream, left_out=left_out),
-                    extensions={"timeout": self._limits(call.deadline_s)},
+                    extensions={"timeout": self._limits_of(call)},
                 )
             )
             if response.status_code == 200:
-                call.trace.left_out = left_out
-                return response
+                return response, left_out
             try:
                 error = self._failure(response, call)
             finally:
@@ -142,6 +141,33 @@ class ChatTransport:
             raise _not_inflatable() from error
         return response.status_code, response.headers, body
 
+    def _broken(self, error: httpx.TransportError, call: Call, waited_s: float) -> HolySheepError:
+        """The error of the tree for a connection that failed after ``waited_s`` seconds."""
+        now = self._clock.monotonic()
+        failure = connection_error(error, past_deadline=now >= call.deadline_s)
+        share_is_over = call.answer_by_s is not None and call.answer_by_s <= now < call.deadline_s
+        if isinstance(failure, TimedOut) and share_is_over:
+            failure = TimedOut(
+                f"The model did not begin to answer within {span(waited_s)}, its share of the time"
+                " where other models can be asked. Raise timeout_s.",
+                detail=failure.detail,
+            )
+        if isinstance(failure, TimedOut):
+            failure.waited_s = waited_s
+        return failure
+
+    def _limits_of(self, call: Call) -> dict[str, float]:
+        """The time limits of a chat request until its first byte."""
+        answer_by_s = call.deadline_s if call.answer_by_s is None else call.answer_by_s
+        read_s = config.STREAM_SILENCE_S if call.stream else config.READ_TIMEOUT_S
+        return limits(
+            self._clock,
+            min(call.deadline_s, answer_by_s),
+            connect_s=config.CONNECT_TIMEOUT_S,
+            read_s=read_s,
+            write_s=config.WRITE_TIMEOUT_S,
+        )
+
     def _limits(self, deadline_s: float) -> dict[str, float]:
         return limits(
             self._clock,
@@ -168,6 +194,8 @@ class ChatTransport:
         pieces = _bounded(_content(response), config.MAX_RESPONSE_BYTES)
         start = b""
         for piece in pieces:
+            # It answers: from here on it has all the time that there is.
+            read_limit(response).deadline_s = call.deadline_s
             # A body may come in single bytes, or begin with any amount of nothing; its form shows
             # in the first few bytes that are something.
             start = (start + piece).lstrip(BLANK_START)
@@ -216,7 +244,7 @@ class ChatTransport:
 
     def _drain(self, response: httpx.Response, pieces: Iterator[bytes]) -> None:
         """Read what follows the end of the answer, so that the connection can be used again."""
-        limit: Limit = response.request.extensions["timeout"]["read"]
+        limit = read_limit(response)
         limit.deadline_s = min(limit.deadline_s, self._clock.monotonic() + config.MAX_DRAIN_S)
         left = config.MAX_DRAIN_BYTES
         # The answer is complete: whatever happens now, only the connection is lost.
@@ -225,6 +253,12 @@ class ChatTransport:
                 left -= len(piece)
                 if left < 0:
                     return
+
+
+def read_limit(response: httpx.Response) -> Limit:
+    """The time limit of the reads of a response; its deadline may be moved."""
+    limit: Limit = response.request.extensions["timeout"]["read"]
+    return limit
 
 
 def request_headers(settings: Settings) -> list[tuple[str, str]]:

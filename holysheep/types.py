@@ -91,7 +91,6 @@ class Trace:
 
     Spans are seconds. ``ttft_s`` runs from the start of the call to the first piece of the
     answer, ``queue_s`` sums the waits for limits, ``upstream_s`` the time on the wire.
-    ``left_out`` names the parameters that were not sent because the model refuses them.
     """
 
     started_s: float
@@ -102,7 +101,6 @@ class Trace:
     upstream_s: float = 0.0
     request_id: str | None = None
     fallback_from: str | None = None
-    left_out: tuple[str, ...] = ()
     breaker_epoch: int = 0
 
 
@@ -111,7 +109,9 @@ class Call:
     """One request on its way down.
 
     ``deadline_s`` is a point on the monotonic clock that ends everything: waiting, retries,
-    fallback and reading. ``stream`` says whether somebody watches the answer arrive.
+    fallback and reading. ``answer_by_s`` is when the first byte of an answer must have come, so
+    that time is left for another model; ``None`` = the deadline. ``stream`` says whether somebody
+    watches the answer arrive, ``shows_reasoning`` whether its reasoning too.
     """
 
     request: ChatRequest
@@ -119,6 +119,8 @@ class Call:
     deadline_s: float
     trace: Trace
     stream: bool = False
+    shows_reasoning: bool = True
+    answer_by_s: float | None = None
 
     def asking(self, request: ChatRequest) -> "Call":
         """The same call with another request."""
@@ -179,6 +181,8 @@ class Completion:
 
     ``asked_model`` is the id that was sent, ``model`` the id that upstream says it served.
     ``earlier`` are the usages of answers before it that could not be used; they cost as well.
+    ``fallback_from`` is the first model asked, where that was another one; ``left_out`` names the
+    parameters that were not sent because the model refuses them.
     """
 
     asked_model: str
@@ -187,6 +191,8 @@ class Completion:
     usage: Usage
     request_id: str | None = None
     earlier: tuple[Usage, ...] = ()
+    fallback_from: str | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def total_usage(self) -> Usage:

@@ -39,6 +39,7 @@ class HolySheepLLMNode(Tool):
             params.policy(app_id=self.session.app_id, user_id=self.runtime.user_id),
             timeout_s=params.timeout_s,
             stream=params.answer_schema is None,
+            shows_reasoning=False,
             started_s=started_s,
         )
         return params, answer
