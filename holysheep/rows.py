@@ -43,6 +43,8 @@ _MAX_LITERAL_CHARS = 100_000
 _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 _DELIMITER_RECORDS = 50
 """So many records show what separates the cells of a file."""
+_ONE_COLUMN_RECORDS = 20_000
+"""So many show that nothing does; nobody else gets a turn while they are read."""
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -462,7 +464,8 @@ def _delimiter(file: _File, source: _Source, usual: str) -> str:
     order = sorted(_DELIMITERS, key=lambda delimiter: delimiter != usual)
     divided = {}
     for delimiter in order:
-        header, *records = _widths(file, source, delimiter, _DELIMITER_RECORDS + 1) or [0]
+        widths = _widths(file, source, delimiter, _DELIMITER_RECORDS)
+        header, records = next(widths, 0), list(widths)
         if header > 1:
             fits = -1 not in records and max(records, default=0) <= header
             alike = records.count(header) / len(records) if records else 1.0
@@ -470,19 +473,15 @@ def _delimiter(file: _File, source: _Source, usual: str) -> str:
     if divided:
         return max(divided, key=lambda delimiter: divided[delimiter])
     for delimiter in order:
-        if all(width == 1 for width in _each_width(file, source, delimiter)):
+        if all(width == 1 for width in _widths(file, source, delimiter, _ONE_COLUMN_RECORDS)):
             return delimiter
     return usual
 
 
-def _widths(file: _File, source: _Source, delimiter: str, limit: int) -> list[int]:
-    return list(islice(_each_width(file, source, delimiter), limit))
-
-
-def _each_width(file: _File, source: _Source, delimiter: str) -> Iterator[int]:
-    """How many cells each record has; -1 for one that cannot be read, then no more."""
+def _widths(file: _File, source: _Source, delimiter: str, limit: int) -> Iterator[int]:
+    """How many cells each of the first records has; -1 for one that cannot be read, the last."""
     try:
-        for _, cells in _cells(file, source, delimiter):
+        for _, cells in islice(_cells(file, source, delimiter), limit):
             yield len(cells)
     except InputError:
         yield -1
