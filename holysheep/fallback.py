@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from holysheep.errors import HolySheepError
 from holysheep.ports import Clock
-from holysheep.streams import unseen
+from holysheep.streams import hang_up, unseen
 from holysheep.types import Call, Completed, Event, Handler
 
 
@@ -55,11 +55,14 @@ class FallbackLayer:
 
 def _told(events: Iterator[Event], asked: str) -> Iterator[Event]:
     """The events, with the completion saying which model was asked first."""
-    for event in events:
-        if isinstance(event, Completed):
-            yield Completed(replace(event.completion, fallback_from=asked))
-        else:
-            yield event
+    try:
+        for event in events:
+            if isinstance(event, Completed):
+                yield Completed(replace(event.completion, fallback_from=asked))
+            else:
+                yield event
+    finally:
+        hang_up(events)
 
 
 def _all_failed(failures: list[tuple[str, HolySheepError]]) -> HolySheepError:

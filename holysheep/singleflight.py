@@ -21,6 +21,7 @@ from holysheep.errors import (
     SharedAnswerLate,
 )
 from holysheep.ports import Clock
+from holysheep.streams import hang_up
 from holysheep.types import Call, Event, Handler
 
 
@@ -66,9 +67,7 @@ class Flight:
 
     def close(self) -> None:
         """Hang up on upstream, if it is still answering."""
-        close = getattr(self._source, "close", None)
-        if close is not None:
-            close()
+        hang_up(self._source)
 
     def events(self, deadline_s: float, *, leads: bool) -> Iterator[Event]:
         """All events for one member, from the first on.

@@ -27,6 +27,16 @@ def unseen(call: Call, events: Iterator[Event]) -> Iterator[Event]:
     return _resumed(held, events)
 
 
+def hang_up(events: Iterator[Event]) -> None:
+    """End an answer that nobody reads any more, and with it the request to upstream."""
+    close = getattr(events, "close", None)
+    if close is not None:
+        close()
+
+
 def _resumed(held: Sequence[Event], rest: Iterator[Event]) -> Iterator[Event]:
-    yield from held
-    yield from rest
+    try:
+        yield from held
+        yield from rest
+    finally:
+        hang_up(rest)

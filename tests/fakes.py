@@ -639,12 +639,18 @@ def a_call(
     *,
     timeout_s: float = 60.0,
     stream: bool = True,
+    shows_reasoning: bool = True,
     **policy: Any,
 ) -> Call:
     """A call that begins now."""
     now = clock.monotonic()
     return Call(
-        request or a_request(), Policy(**policy), now + timeout_s, Trace(started_s=now), stream
+        request or a_request(),
+        Policy(**policy),
+        now + timeout_s,
+        Trace(started_s=now),
+        stream=stream,
+        shows_reasoning=shows_reasoning,
     )
 
 

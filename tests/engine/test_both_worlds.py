@@ -20,10 +20,10 @@ from holysheep.engine import stack
 from holysheep.errors import BudgetExceeded, RateLimited, ServerError
 from holysheep.fair import FairSemaphore
 from holysheep.limiter import RateLimiter
-from holysheep.ratelimit import RateLimitLayer
 from holysheep.pacing import paced_text
 from holysheep.ports import SystemClock
 from holysheep.pricing import PriceBook
+from holysheep.ratelimit import RateLimitLayer
 from holysheep.retry import RetryLayer
 from holysheep.singleflight import Flights, SingleFlightLayer
 from holysheep.types import Call, Completed, Delta, Event

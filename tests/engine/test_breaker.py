@@ -40,7 +40,14 @@ from tests.fakes import (
     kinds,
 )
 
-OUTAGES = [ServerError(""), ConnectFailed(""), TimedOut(""), BadResponse("")]
+
+def timed_out(waited_s: float) -> TimedOut:
+    error = TimedOut("")
+    error.waited_s = waited_s
+    return error
+
+
+OUTAGES = [ServerError(""), ConnectFailed(""), timed_out(10.0), BadResponse("")]
 SIGNS_OF_LIFE = [
     AuthError(""),
     BadRequest(""),
@@ -231,6 +238,14 @@ def test_outages_open_the_breaker(error: HolySheepError) -> None:
     assert breaker.state == "open"
 
 
+def test_a_time_out_after_less_than_ten_seconds_says_nothing_about_a_model() -> None:
+    # One workflow's short deadline, or its wait for a slot, must not shut a model for the others.
+    clock = FakeClock()
+    breaker = CircuitBreaker(clock=clock)
+    fail(breaker, clock, timed_out(9.9), times=50)
+    assert breaker.state == "closed"
+
+
 @pytest.mark.parametrize("error", SIGNS_OF_LIFE, ids=class_name)
 def test_an_answer_that_refuses_the_request_is_no_failure(error: HolySheepError) -> None:
     clock = FakeClock()
@@ -306,6 +321,26 @@ def test_a_probe_that_is_abandoned_while_it_is_answered_closes_the_breaker() -> 
     events = layer(a_call(clock), ScriptedHandler(clock, answered("a b c")))
     abandon(events)
     assert breaker.state == "closed"
+
+
+def test_a_probe_closes_the_breaker_when_its_answer_begins() -> None:
+    clock = FakeClock()
+    breaker = half_open_breaker(clock)
+    layer = BreakerLayer(lambda _: breaker)
+    stream = layer(a_call(clock), ScriptedHandler(clock, answered("a long story")))
+    next(stream)
+    assert breaker.state == "closed"
+    list(layer(a_call(clock), ScriptedHandler(clock)))
+
+
+def test_a_model_that_breaks_off_every_answer_is_shut() -> None:
+    clock = FakeClock()
+    breaker = CircuitBreaker(clock=clock)
+    layer = BreakerLayer(lambda _: breaker)
+    for _ in range(5):
+        with pytest.raises(ConnectFailed):
+            list(layer(a_call(clock), ScriptedHandler(clock, BROKEN_OFF)))
+    assert breaker.state == "open"
 
 
 def test_an_error_of_our_own_making_frees_the_probes_place() -> None:

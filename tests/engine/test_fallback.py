@@ -1,5 +1,7 @@
 """Fallback to other models: when, in which order, and what the caller is told."""
 
+import contextlib
+
 import pytest
 
 from holysheep.errors import (
@@ -22,7 +24,8 @@ from holysheep.errors import (
     UnknownModel,
 )
 from holysheep.fallback import FallbackLayer
-from tests.fakes import BROKEN_OFF, OneLayer, Timeline, abandon, answered, class_name
+from holysheep.types import Completed, Delta
+from tests.fakes import BROKEN_OFF, START_S, OneLayer, Timeline, abandon, answered, class_name
 
 FALL_BACK = [
     UnknownModel(""),
@@ -117,6 +120,48 @@ def test_a_model_that_has_begun_to_answer_is_not_replaced() -> None:
     with pytest.raises(ConnectFailed, match=r"^broke$"):
         next(events)
     assert fallback.below.models == ["gpt-4.1"]
+
+
+def test_each_model_has_an_equal_share_of_the_time_until_it_answers() -> None:
+    fallback = OneLayer(FallbackLayer, [10.0, ServerError("down")], [25.0, ServerError("down")])
+    with contextlib.suppress(ServerError):
+        fallback.ask(timeout_s=60, fallback_models=("b", "c"))
+    shares = [call.answer_by_s and call.answer_by_s - START_S for call in fallback.below.calls]
+    assert shares == [20.0, 35.0, None]
+
+
+def test_a_model_without_alternatives_has_all_the_time() -> None:
+    fallback = OneLayer(FallbackLayer)
+    fallback.ask(timeout_s=60)
+    assert fallback.below.calls[0].answer_by_s is None
+
+
+THOUGHT = Delta(reasoning="Let me see.")
+
+
+@pytest.mark.parametrize(
+    ("how", "models"),
+    [
+        ({"stream": True, "shows_reasoning": True}, ["gpt-4.1"]),
+        ({"stream": True, "shows_reasoning": False}, ["gpt-4.1", "b"]),
+        ({"stream": False}, ["gpt-4.1", "b"]),
+    ],
+    ids=["reasoning is watched", "text is watched", "nobody watches"],
+)
+def test_what_nobody_has_seen_does_not_bind_to_a_model(
+    how: dict[str, bool], models: list[str]
+) -> None:
+    fallback = OneLayer(FallbackLayer, [THOUGHT, ConnectFailed("broke")], answered("It is b."))
+    with contextlib.suppress(ConnectFailed):
+        fallback.ask(fallback_models=("b",), **how)
+    assert fallback.below.models == models
+
+
+def test_the_answer_tells_which_model_was_asked_first() -> None:
+    fallback = OneLayer(FallbackLayer, ServerError("down"), answered("It is b."))
+    last = list(fallback.events(fallback_models=("b",)))[-1]
+    assert isinstance(last, Completed)
+    assert last.completion.fallback_from == "gpt-4.1"
 
 
 def test_an_error_outside_the_tree_passes_through() -> None:

@@ -24,6 +24,8 @@ COMPLETION = Completion(
     ),
     usage=Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4, reasoning_tokens=3),
     request_id="req-1",
+    fallback_from="first",
+    left_out=("top_p",),
 )
 
 
@@ -35,7 +37,6 @@ def a_trace(cache: CacheState = "miss") -> Trace:
         ttft_s=0.25,
         queue_s=1.5,
         upstream_s=2.0,
-        fallback_from="first",
     )
 
 
@@ -61,7 +62,8 @@ def test_spans_are_milliseconds() -> None:
 
 def test_what_happened_on_the_way_is_reported() -> None:
     meta = build_result(COMPLETION, {"a": [1]}, COST, a_trace(), ended_s=104.5).meta
-    assert (meta.attempts, meta.request_id, meta.fallback_from) == (2, "req-1", "first")
+    assert (meta.attempts, meta.request_id) == (2, "req-1")
+    assert (meta.fallback_from, meta.left_out) == ("first", ("top_p",))
 
 
 @pytest.mark.parametrize("cache", ["miss", "refresh", "bypass"])
