@@ -203,6 +203,68 @@ def test_a_failing_model_is_retried_and_then_replaced() -> None:
     assert result.cost_usd == Decimal("0.000015")
 
 
+def test_a_silent_model_leaves_time_for_another() -> None:
+    world = World(lambda body, _: good_answer(body, latency_s=1.0 if body["model"] == "b" else 999))
+    result = world.ask(timeout_s=60, fallback_models=("b",))
+    assert result.model_used == "b"
+    assert world.time.monotonic() == START_S + 31
+
+
+def test_a_model_that_has_begun_to_answer_has_all_the_time() -> None:
+    def respond(body: dict[str, Any], _: int) -> Any:
+        return streamed_answer(body, "a", "b", "c", pause_s=14.0)
+
+    world = World(respond)
+    result = world.ask(timeout_s=60, stream=True, fallback_models=("b",))
+    assert (result.text, result.model_used) == ("abc", "gpt-4.1")
+    assert world.time.monotonic() > START_S + 30
+
+
+def test_a_silent_model_opens_the_breaker_for_a_caller_with_patience() -> None:
+    world = World(lambda body, _: good_answer(body, latency_s=999))
+    for number in range(5):
+        with pytest.raises(TimedOut):
+            world.ask(f"question {number}", timeout_s=10)
+    with pytest.raises(CircuitOpen):
+        world.ask()
+
+
+def test_waiting_for_a_slot_is_no_fault_of_the_model() -> None:
+    world = World(lambda body, _: good_answer(body, latency_s=3.0), max_concurrency="5")
+    outcomes = world.crowd(25, timeout_s=10)
+    assert kinds(outcomes) == {"ChatResult": 15, "TimedOut": 5, "DeadlineExceeded": 5}
+    assert world.ask().text == "Hi"
+
+
+def test_one_429_does_not_hold_up_the_callers_of_a_slow_model() -> None:
+    def respond(body: dict[str, Any], number: int) -> Any:
+        if number == 0:
+            return failing(429, retry_after="1")(body, number)
+        return good_answer(body, latency_s=6.0)
+
+    world = World(respond, max_concurrency="100")
+    outcomes = world.crowd(31, timeout_s=20)
+    assert kinds(outcomes) == {"ChatResult": 31}
+    assert world.time.monotonic() < START_S + 12
+
+
+def test_all_who_share_an_answer_are_told_which_model_was_asked_first() -> None:
+    world = World(only_b_answers)
+    for _ in range(4):
+        world.time.spawn(world.ask, fallback_models=("b",))
+    results = world.time.run()
+    assert [result.meta.fallback_from for result in results] == ["gpt-4.1"] * 4
+    assert sorted(result.meta.cache for result in results) == ["coalesced"] * 3 + ["miss"]
+
+
+def test_who_asks_the_fallback_model_itself_gets_its_answer_from_no_fallback() -> None:
+    world = World(only_b_answers)
+    world.ask(fallback_models=("b",))
+    request = a_request("Hello").with_model("b")
+    hit = world.engine.ask(request, Policy(), timeout_s=60).wait()
+    assert (hit.meta.cache, hit.meta.fallback_from) == ("hit", None)
+
+
 def answer_with_two_choices(*deltas: Delta) -> Answer:
     """The choices are "a b" and "x y"; they arrive in these pieces."""
     clock = FakeClock()
