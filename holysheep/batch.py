@@ -37,6 +37,7 @@ from holysheep.errors import (
 )
 from holysheep.params import BatchParams
 from holysheep.ports import Clock, Spawn
+from holysheep.pricing import total_cost
 from holysheep.results import RowResult
 from holysheep.rows import Row
 from holysheep.stats import Latencies, per_minute
@@ -128,9 +129,7 @@ class Totals:
             return
         self.cached += result.cached
         self.tokens_used += result.tokens_used
-        if self.cost_usd is not None:
-            # One unknown part makes the sum unknown.
-            self.cost_usd = None if result.cost_usd is None else self.cost_usd + result.cost_usd
+        self.cost_usd = total_cost((self.cost_usd, result.cost_usd))
         if not result.cached:
             self.latencies.add(outcome.upstream_ms)
 
@@ -170,6 +169,10 @@ def check_rows(rows: Iterable[Row], template: Template, clock: Clock) -> int:
     is_new = False
     for row in rows:
         total += 1
+        if total > config.MAX_BATCH_ROWS:
+            raise InputError(
+                f"There are more than {config.MAX_BATCH_ROWS:,} rows. Divide them into batches."
+            )
         is_new = is_new or row.earlier is None
         wanted.difference_update(row.columns)
         if len(known) < 100:

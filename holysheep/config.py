@@ -83,6 +83,8 @@ DEADLINE_S = 60
 BATCH_CONCURRENCY = 10
 MAX_BATCH_CONCURRENCY = 100
 ROW_TIMEOUT_S = 60
+# More are several batches: even at ten rows a second no deadline of a node is long enough.
+MAX_BATCH_ROWS = 100_000
 # Below the 600 s after which Dify ends a node, with time left to hand the results over.
 BATCH_DEADLINE_S = 540
 MAX_DEADLINE_S = 580

@@ -7,7 +7,7 @@ from ``prices.yaml``. A model with none of them costs ``None``: unknown is not f
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, lru_cache
@@ -122,6 +122,16 @@ class PriceBook:
                 total += price.cost(usage)
                 said = source
         return Cost(total, said)
+
+
+def total_cost(costs: Iterable[Decimal | None]) -> Decimal | None:
+    """The sum; one unknown part makes it unknown, since a partial cost would look like a whole."""
+    total = Decimal(0)
+    for cost in costs:
+        if cost is None:
+            return None
+        total += cost
+    return total
 
 
 @lru_cache(maxsize=1024)
