@@ -26,8 +26,10 @@ from holysheep import config
 from holysheep.engine import Engine
 from holysheep.errors import (
     AuthError,
+    BadResponse,
     BudgetExceeded,
     CircuitOpen,
+    DeadlineExceeded,
     HolySheepError,
     InputError,
     LimitBeyondDeadline,
@@ -286,6 +288,25 @@ class Batch:
             self._halt("The batch was left.")
             self._twins.close()
 
+    def raise_if_nothing_was_answered(self) -> None:
+        """Raise the first row's failure, told as that of the batch, if there is no answer."""
+        totals = self.totals
+        if totals.succeeded:
+            return
+        counts = ", ".join(
+            f"{count:,} {what}"
+            for count, what in ((totals.failed, "failed"), (totals.skipped, "skipped"))
+            if count
+        )
+        if totals.first_failure is None:
+            raise DeadlineExceeded(
+                f"No row was answered ({counts}): the deadline of the batch came first. Raise"
+                " deadline_s."
+            )
+        error = totals.first_failure.copy()
+        error.message = f"No row was answered ({counts}). The first failure: {error.message}"
+        raise error
+
     def progress(self) -> Progress:
         """How far it is now."""
         totals, elapsed_s = self.totals, self.elapsed_s
@@ -480,6 +501,9 @@ class Batch:
                     # The row's own time is for the gateway, not for its place in the queue.
                     row_ends_s = self._row_ends_s()
             else:
+                calls += result.meta.attempts
+                if len(result.text) > config.MAX_ROW_CHARS:
+                    return self._failed(blank, _too_large(), calls)
                 answered = replace(
                     blank,
                     status="ok",
@@ -490,7 +514,6 @@ class Batch:
                     cost_usd=result.cost_usd,
                     cached=result.cached,
                 )
-                calls += result.meta.attempts
                 return _Outcome(answered, calls, result.meta.upstream_ms)
         return replace(self._skipped(row, prompt), upstream_calls=calls)
 
@@ -558,6 +581,12 @@ def _taken_over(row: Row) -> _Outcome | None:
 def _may_pass(error: HolySheepError) -> bool:
     """Whether an equal row may be answered where this one was not."""
     return error.retryable or isinstance(error, CircuitOpen | BudgetExceeded)
+
+
+def _too_large() -> BadResponse:
+    return BadResponse(
+        f"The answer is larger than {config.MAX_ROW_CHARS:,} characters. Lower max_tokens."
+    )
 
 
 def _shown(row: Row) -> str:

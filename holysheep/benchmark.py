@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from holysheep import config
 from holysheep.engine import Engine
-from holysheep.errors import HolySheepError
+from holysheep.errors import DeadlineExceeded, HolySheepError
 from holysheep.params import BenchmarkParams
 from holysheep.ports import Clock, Spawn
 from holysheep.pricing import total_cost
@@ -82,8 +82,27 @@ class Benchmark:
         """Answers per minute."""
         return per_minute(self.succeeded, self.elapsed_s)
 
+    @property
+    def not_made(self) -> int:
+        """Calls that were not finished at the deadline, or not begun."""
+        return self._params.iterations - self.succeeded - self.failed
+
+    def raise_if_nothing_was_answered(self) -> None:
+        """Raise the first failure, told as that of the benchmark, if there is no answer."""
+        if self.succeeded:
+            return
+        if self.first_failure is None:
+            raise DeadlineExceeded("No call was answered before the deadline. Raise deadline_s.")
+        error = self.first_failure.copy()
+        error.message = f"No call was answered ({self.failed:,} failed). {error.message}"
+        raise error
+
+    def run(self) -> None:
+        """Run it to its end."""
+        for _ in self:
+            pass
+
     def __iter__(self) -> Iterator[int]:
-        """Run it."""
         self._working = self.in_flight
         for _ in range(self.in_flight):
             self._spawn(self._work)

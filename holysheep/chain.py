@@ -148,6 +148,26 @@ class Chain:
         """What the answered steps have cost; ``None`` where one has no known price."""
         return total_cost(result.cost_usd for result in self.answered)
 
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the chain was begun."""
+        return self._clock.monotonic() - self._started_s
+
+    def rest_of_text(self, shown: str) -> str:
+        """What is to follow ``shown``, the pieces that came, so that the last good answer is told.
+
+        Nothing where the last step was answered: its pieces are that answer.
+        """
+        last = self.results[-1]
+        if last.result is not None:
+            return ""
+        if not shown or last.error is None:
+            return self.final
+        return (
+            f"\n\n*The last step broke off: {last.error.message} The last complete answer:*\n\n"
+            f"{self.final}"
+        )
+
     def raise_if_nothing_was_answered(self) -> None:
         """Raise the first step's failure, told as that of the chain, if there is no answer."""
         if self.answered:

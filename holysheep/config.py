@@ -97,6 +97,8 @@ DEADLINE_GRACE_S = 1.0
 # Where a limit does not say when there is room again.
 BATCH_PATIENCE_S = 1.0
 PROGRESS_S = 0.5
+# A row's answer fits into a result file, and that into what Dify takes.
+MAX_ROW_CHARS = 4_000_000
 INLINE_RESULTS = 1000
 MAX_INLINE_RESULTS = 10_000
 # No host message above 1 MB; the rest is for what stands round the value.

@@ -1,11 +1,13 @@
 """What the nodes share: the engine of a credential, the host's errors, and the host's messages."""
 
 import json
-from collections.abc import Generator, Iterator
+import uuid
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 from dify_plugin import DifyPluginEnv
@@ -22,7 +24,7 @@ from dify_plugin.file.file import File
 from dify_plugin.interfaces.tool import Tool
 
 from holysheep import config
-from holysheep.engine import Answer, Engine
+from holysheep.engine import Engine
 from holysheep.errors import (
     AuthError,
     BadRequest,
@@ -45,7 +47,9 @@ from holysheep.media import Image, fetch_file, image_from_bytes
 from holysheep.pacing import paced_text
 from holysheep.ports import Clock
 from holysheep.registry import shared_registry
+from holysheep.results import pieces_of
 from holysheep.settings import parse_settings
+from holysheep.types import Delta
 
 Messages = Generator[ToolInvokeMessage, None, None]
 
@@ -72,6 +76,8 @@ _SHORT_CHARS = 40
 
 # The daemon ends the whole process at a line of 5 MB; a value and its wrapping must stay below.
 MAX_VALUE_BYTES = 4_000_000
+# The host takes a file in pieces of so many bytes.
+MAX_FILE_PIECE_BYTES = 8192
 
 
 def engine_of(tool: Tool) -> Engine:
@@ -102,28 +108,48 @@ def host_error(error: HolySheepError) -> InvokeError:
 
 def images_of(files: Any, *, deadline_s: float) -> list[Image]:
     """The images among a node's files. Raises ``InputError`` for anything that is none."""
-    files = files if isinstance(files, list) else [files]
-    if not all(isinstance(file, File) for file in files):
-        raise InputError("files must be files, such as an upload of the user.")
-    if len(files) > config.MAX_IMAGES:
-        raise InputError(f"Too many files: {len(files)}, at most {config.MAX_IMAGES} are allowed.")
+    given = _files(files, "files")
+    if len(given) > config.MAX_IMAGES:
+        raise InputError(f"Too many files: {len(given)}, at most {config.MAX_IMAGES} are allowed.")
     images = []
-    for file in files:
+    for file in given:
         name = file.filename or "image"
         content = fetch_file(file.url, name, clock=clock(), deadline_s=deadline_s)
         images.append(image_from_bytes(content, name))
     return images
 
 
-def paced(answer: Answer) -> Iterator[str]:
+def file_of(value: Any, name: str, *, deadline_s: float) -> tuple[str, bytes]:
+    """Name and content of a node's one file. Raises ``InputError``."""
+    given = _files(value, name)
+    if len(given) != 1:
+        raise InputError(f"{name} must be one file, got {len(given)}.")
+    file = given[0]
+    filename = file.filename or f"file{file.extension or ''}"
+    return filename, fetch_file(file.url, filename, clock=clock(), deadline_s=deadline_s)
+
+
+def _files(value: Any, name: str) -> list[File]:
+    files = value if isinstance(value, list) else [value]
+    if not all(isinstance(file, File) for file in files):
+        raise InputError(f"{name} must be a file, such as an upload of the user.")
+    return files
+
+
+def paced(deltas: Iterable[Delta]) -> Iterator[str]:
     """The text of an answer as it arrives, in pieces as few as a person can bear."""
-    return paced_text(iter(answer), clock=clock(), spawn=_readers().submit)
+    return paced_text(iter(deltas), clock=clock(), spawn=spawn)
+
+
+def spawn(work: Callable[[], None]) -> object:
+    """Run ``work`` beside the call that asks for it."""
+    return _threads().submit(work)
 
 
 @cache
-def _readers() -> ThreadPoolExecutor:
-    """Threads that read ahead, kept for the next call; as many as the SDK runs calls at a time."""
-    return ThreadPoolExecutor(DifyPluginEnv().MAX_WORKER, thread_name_prefix="read-ahead")
+def _threads() -> ThreadPoolExecutor:
+    """Threads that are kept for the next call; as many as the SDK runs calls at a time."""
+    return ThreadPoolExecutor(DifyPluginEnv().MAX_WORKER, thread_name_prefix="holysheep")
 
 
 def text(tool: Tool, content: str) -> Messages:
@@ -144,9 +170,43 @@ def string(tool: Tool, name: str, value: str) -> Messages:
 def figure(tool: Tool, name: str, value: Decimal | float | bool | None) -> Messages:
     """A number or boolean: first as text for an Answer, then as the value for other nodes."""
     yield _short_string(name, _shown(value))
-    number = float(value) if isinstance(value, Decimal) else value
-    # A latency is new each time; the others are much the same from call to call.
-    yield variable(tool, name, number) if name == "latency_ms" else _plain_value(name, number)
+    if isinstance(value, float):
+        # A span or a rate is new each time; the others are much the same from call to call.
+        yield variable(tool, name, value)
+    else:
+        yield _plain_value(name, float(value) if isinstance(value, Decimal) else value)
+
+
+def file(path: Path, mime_type: str) -> Messages:
+    """A file output, read from disk piece by piece: the SDK's own message takes it as a whole."""
+    size = path.stat().st_size
+    meta = {"mime_type": mime_type, "filename": path.name}
+    file_id = uuid.uuid4().hex
+    number = 0
+    for number, piece in enumerate(pieces_of(path, MAX_FILE_PIECE_BYTES), 1):
+        yield _file_piece(file_id, number - 1, size, piece, meta)
+        if number % 64 == 0:
+            # Writing never waits: without this, nobody else runs until the whole file is sent.
+            clock().sleep(0)
+    yield _file_piece(file_id, number, size, b"", meta, is_end=True)
+
+
+def _file_piece(
+    file_id: str,
+    sequence: int,
+    size: int,
+    piece: bytes,
+    meta: dict[str, Any],
+    *,
+    is_end: bool = False,
+) -> ToolInvokeMessage:
+    return ToolInvokeMessage(
+        type=ToolInvokeMessage.MessageType.BLOB_CHUNK,
+        message=ToolInvokeMessage.BlobChunkMessage(
+            id=file_id, sequence=sequence, total_length=size, blob=piece, end=is_end
+        ),
+        meta=meta,
+    )
 
 
 def variable(tool: Tool, name: str, value: Any) -> ToolInvokeMessage:

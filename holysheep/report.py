@@ -1,0 +1,107 @@
+"""What a batch or a benchmark has found, in Markdown for people."""
+
+from collections import Counter
+from collections.abc import Sequence
+from decimal import Decimal
+
+from holysheep.batch import Batch
+from holysheep.benchmark import Benchmark
+from holysheep.stats import LatencySummary
+from holysheep.wording import span
+
+
+def batch_report(batch: Batch, files: Sequence[str] = ()) -> str:
+    """A few lines: how many rows came to what, at which cost, and where they are."""
+    totals = batch.totals
+    counts = [
+        f"**{totals.succeeded:,} of {totals.total:,} rows answered**",
+        f"{totals.failed:,} failed ({_counted(totals.error_types)})" if totals.failed else "",
+        f"{totals.skipped:,} skipped" if totals.skipped else "",
+    ]
+    origins = [
+        f"{totals.upstream_calls:,} upstream calls",
+        f"{totals.cached:,} rows without a call of their own" if totals.cached else "",
+        f"{totals.taken_over:,} taken over from the file" if totals.taken_over else "",
+    ]
+    lines = [
+        _listed(counts),
+        _listed(origins),
+        f"{totals.tokens_used:,} tokens, {_usd(totals.cost_usd)}, {span(batch.elapsed_s)},"
+        f" {batch.throughput_rpm:,g} rows per minute",
+    ]
+    if len(totals.latencies):
+        summary = totals.latencies.summary()
+        lines.append(
+            f"Latency: {_ms(summary.avg_ms)} on average, P50 {_ms(summary.p50_ms)},"
+            f" P95 {_ms(summary.p95_ms)}, P99 {_ms(summary.p99_ms)}"
+        )
+    if totals.first_failure is not None:
+        lines.append(f"First failure: {totals.first_failure.message}")
+    if totals.skipped or totals.failed:
+        lines.append(_way_on(files))
+    elif files:
+        lines.append(f"All rows: {', '.join(files)}")
+    return "\n".join(f"- {line}" for line in lines if line)
+
+
+def benchmark_report(benchmark: Benchmark) -> str:
+    """A table of the figures, and what stands behind them."""
+    rows = [
+        ("Answered", f"{benchmark.succeeded:,} of {benchmark.succeeded + benchmark.failed:,}"),
+        *_latency_rows(benchmark.latencies.summary()),
+        ("First token, average", _ms(benchmark.first_tokens.summary().avg_ms)),
+        ("Throughput", f"{benchmark.throughput_rpm:,g} per minute"),
+        ("Tokens", f"{benchmark.tokens_used:,}"),
+        ("Cost", _usd(benchmark.cost_usd)),
+    ]
+    table = [
+        f"| {benchmark.model_used} | {benchmark.in_flight} at a time |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows),
+    ]
+    notes = ["Percentiles are nearest-rank. Latency is the gateway's: request sent to last byte."]
+    if benchmark.failed:
+        notes.append(f"Failed: {_counted(benchmark.errors)}. {benchmark.first_failure}")
+    if benchmark.not_made:
+        notes.append(f"{benchmark.not_made:,} were not finished at the deadline.")
+    if benchmark.waited_s > 0.5:
+        notes.append(
+            f"Calls waited {span(benchmark.waited_s)} in all for this credential's own limits,"
+            " which bound the throughput but count for no latency."
+        )
+    return "\n".join(table) + "\n\n" + "\n".join(notes)
+
+
+def _latency_rows(summary: LatencySummary) -> list[tuple[str, str]]:
+    return [
+        ("Latency, average", _ms(summary.avg_ms)),
+        ("Minimum", _ms(summary.min_ms)),
+        ("P50", _ms(summary.p50_ms)),
+        ("P95", _ms(summary.p95_ms)),
+        ("P99", _ms(summary.p99_ms)),
+        ("Maximum", _ms(summary.max_ms)),
+    ]
+
+
+def _way_on(files: Sequence[str]) -> str:
+    if not files:
+        return ""
+    if len(files) == 1:
+        return f"Give {files[0]} to the node as its file to ask for the missing rows only."
+    return f"Give {', '.join(files)} to the node, one at a time, to ask for the missing rows only."
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+
+
+def _usd(amount: Decimal | None) -> str:
+    return "unknown cost" if amount is None else f"{amount.normalize():f} USD"
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:,.1f} ms"
