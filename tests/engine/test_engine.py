@@ -2,16 +2,13 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import httpx
 import pytest
 
-from holysheep.breaker import Breakers
-from holysheep.cache import MemoryCache
-from holysheep.engine import Answer, CredentialState, Engine, stack
+from holysheep.engine import Answer, stack
 from holysheep.errors import (
     AuthError,
     BadRequest,
@@ -26,17 +23,15 @@ from holysheep.errors import (
 )
 from holysheep.pricing import PriceBook
 from holysheep.result import ChatResult
-from holysheep.settings import parse_settings
 from holysheep.structured import StructuredLayer
 from holysheep.types import Choice, Completed, Completion, Delta, Policy, Usage
+from tests.engine.world import World, failing
 from tests.fakes import (
     KEY,
     START_S,
     FakeClock,
     Killed,
-    ScriptedGateway,
     ScriptedHandler,
-    VirtualTime,
     a_call,
     a_request,
     abandon,
@@ -45,78 +40,8 @@ from tests.fakes import (
     streamed_answer,
 )
 
-Respond = Callable[[dict[str, Any], int], Any]
 OTHER_KEY = "test-key-" + "b" * 20
 SCHEMA = {"type": "object", "required": ["a"]}
-
-
-class World:
-    """An engine with its credential's state over a scripted gateway."""
-
-    def __init__(self, respond: Respond | None = None, *, seed: int | None = None, **fields: Any):
-        self.time = VirtualTime(seed)
-        self.gateway = ScriptedGateway(self.time, respond)
-        self.cache = MemoryCache(self.time)
-        self.breakers = Breakers(self.time)
-        self._rng = random.Random(seed).random
-        self.engine = self.credential(**fields)
-
-    def credential(self, key: str = KEY, **fields: Any) -> Engine:
-        """An engine for another credential of the same process and gateway."""
-        settings = parse_settings({"api_key": key, "requests_per_minute": "0", **fields})
-        self.state = CredentialState(
-            settings,
-            answers=self.cache.shelf(settings.fingerprint),
-            breakers=self.breakers,
-            clock=self.time,
-        )
-        self.state.pool = self.gateway  # type: ignore[assignment]
-        return Engine(settings, self.state, clock=self.time, rng=self._rng)
-
-    def answer(
-        self,
-        text: str = "Hello",
-        *,
-        engine: Engine | None = None,
-        timeout_s: float = 60.0,
-        stream: bool = False,
-        started_s: float | None = None,
-        **policy: Any,
-    ) -> Answer:
-        """An answer that is still to be read."""
-        return (engine or self.engine).ask(
-            a_request(text),
-            Policy(**policy),
-            timeout_s=timeout_s,
-            stream=stream,
-            started_s=started_s,
-        )
-
-    def ask(self, text: str = "Hello", **options: Any) -> ChatResult:
-        """Ask and wait."""
-        return self.answer(text, **options).wait()
-
-    def crowd(self, count: int, **options: Any) -> list[Any]:
-        """``count`` different questions at once."""
-        for number in range(count):
-            self.time.spawn(self.ask, f"question {number}", **options)
-        outcomes = self.time.run()
-        assert self.gateway.in_use == 0
-        assert self.state.slots.held == 0
-        assert len(self.state.flights) == 0
-        return outcomes
-
-    def sent_within(self, from_s: float, to_s: float) -> int:
-        """Requests that left in that span of the timeline, its end excluded."""
-        return sum(from_s <= at_s - START_S < to_s for at_s in self.gateway.sent_s)
-
-
-def failing(status: int, latency_s: float = 0.5, **headers: str) -> Respond:
-    def respond(_: dict[str, Any], __: int) -> Any:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return latency_s, status, named, {"error": {"message": "no"}}
-
-    return respond
 
 
 def only_b_answers(body: dict[str, Any], number: int) -> Any:
