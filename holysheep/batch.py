@@ -7,9 +7,10 @@ takes the same memory however long it is.
 
 *Equal rows* are asked once, unless the cache is bypassed: see ``twins``.
 
-*Waiting is no failure.* A row that the credential's own limits, a pause that the gateway asked for,
-or budget that other calls hold keep back goes on when there is room, as long as the batch has
-time. An open breaker and a rate limit without a time are waited for within ``row_timeout_s``.
+*Waiting is no failure.* A row that the credential's own limits, the gateway's, or budget that other
+calls hold keep back goes on when there is room, as long as the batch has time; for an open breaker
+it waits as long as a row may take (``row_timeout_s``, which is the gateway's time: waiting for a
+turn does not count).
 
 *Ending early.* At its deadline, after a failed row where that was asked for, or when the gateway
 refuses the key or the account, a batch begins no more rows. What is not answered then is
@@ -477,29 +478,30 @@ class Batch:
         """Ask until there is an answer, a failure, or no more time."""
         blank = RowResult(row.index, "error", prompt)
         calls = 0
-        row_ends_s = self._row_ends_s()
+        shut_since_s: float | None = None
+        waited_for: HolySheepError | None = None
         while not self._stop_reason and not self._is_late():
-            timeout_s = row_ends_s - self._clock.monotonic()
-            answer = self._engine.ask(request, self._policy, timeout_s=timeout_s)
+            answer = self._engine.ask(
+                request,
+                self._policy,
+                timeout_s=self._ends_s - self._clock.monotonic(),
+                active_s=self._params.row_timeout_s,
+            )
             try:
                 result = answer.wait()
             except HolySheepError as error:
                 calls += error.attempts
                 if self._is_late():
                     break
-                limit_s = self._may_wait_until(error, row_ends_s)
+                now = self._clock.monotonic()
+                if isinstance(error, CircuitOpen):
+                    shut_since_s = now if shut_since_s is None else shut_since_s
                 wait_s = error.retry_after_s or config.BATCH_PATIENCE_S
-                if limit_s is None:
+                if not self._is_worth_waiting(error, now + wait_s, shut_since_s):
                     return self._failed(blank, error, calls)
-                if self._clock.monotonic() + wait_s >= limit_s:
-                    if limit_s < self._ends_s:
-                        return self._failed(blank, error, calls)
-                    return replace(self._skipped(row, prompt, error.message), upstream_calls=calls)
-                if not self._waited(wait_s):
+                waited_for = error
+                if now + wait_s >= self._ends_s or not self._waited(wait_s):
                     break
-                if not isinstance(error, CircuitOpen | RateLimited):
-                    # The row's own time is for the gateway, not for its place in the queue.
-                    row_ends_s = self._row_ends_s()
             else:
                 calls += result.meta.attempts
                 if len(result.text) > config.MAX_ROW_CHARS:
@@ -515,20 +517,23 @@ class Batch:
                     cached=result.cached,
                 )
                 return _Outcome(answered, calls, result.meta.upstream_ms)
-        return replace(self._skipped(row, prompt), upstream_calls=calls)
+        why = waited_for.message if waited_for is not None and not self._stop_reason else ""
+        return replace(self._skipped(row, prompt, why), upstream_calls=calls, error=waited_for)
 
-    def _row_ends_s(self) -> float:
-        return min(self._clock.monotonic() + self._params.row_timeout_s, self._ends_s)
-
-    def _may_wait_until(self, error: HolySheepError, row_ends_s: float) -> float | None:
-        """Until when a row may wait to be asked again; ``None`` = its failure stands."""
+    def _is_worth_waiting(
+        self, error: HolySheepError, until_s: float, shut_since_s: float | None
+    ) -> bool:
+        """Whether a row is to be asked again at ``until_s``, rather than to fail."""
         match error:
-            case LimiterTimeout() | LimitBeyondDeadline() | BudgetExceeded(may_pass=True):
-                return self._ends_s
-            case CircuitOpen() | RateLimited():
-                return row_ends_s
+            case LimiterTimeout() | LimitBeyondDeadline() | RateLimited():
+                return True
+            case BudgetExceeded(may_pass=may_pass):
+                return may_pass
+            case CircuitOpen():
+                patience_s = self._params.row_timeout_s
+                return shut_since_s is not None and until_s <= shut_since_s + patience_s
             case _:
-                return None
+                return False
 
     def _waited(self, seconds: float) -> bool:
         """Wait; False if the batch ends meanwhile."""

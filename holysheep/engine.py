@@ -111,12 +111,14 @@ class Engine:
         timeout_s: float,
         stream: bool = False,
         shows_reasoning: bool = True,
+        active_s: float | None = None,
         started_s: float | None = None,
     ) -> "Answer":
         """Begin a call that must have ended ``timeout_s`` seconds after ``started_s``.
 
-        ``started_s`` is a point on the monotonic clock, ``None`` = now. Nothing is sent before
-        the answer is iterated. ``stream`` says that somebody watches it arrive, and
+        ``active_s`` is less than that where the wait for a turn at the credential's own limits is
+        not to count. ``started_s`` is a point on the monotonic clock, ``None`` = now. Nothing is
+        sent before the answer is iterated. ``stream`` says that somebody watches it arrive, and
         ``shows_reasoning`` that its reasoning is watched too: what was seen cannot be tried again.
         The answer is the same either way.
         """
@@ -129,6 +131,7 @@ class Engine:
             Trace(started_s=started_s),
             stream=stream,
             shows_reasoning=shows_reasoning,
+            active_s=active_s,
         )
         return Answer(call, self._answer, self._prices, self._clock, self.settings.api_key)
 

@@ -32,7 +32,7 @@ class FallbackLayer:
                 events = unseen(attempt, proceed(attempt))
             except HolySheepError as error:
                 failures.append((model, error))
-                if not error.falls_back or self._clock.monotonic() >= call.deadline_s:
+                if not error.falls_back or self._clock.monotonic() >= call.ends_s:
                     break
             else:
                 yield from events if model == asked else _told(events, asked)
@@ -46,7 +46,9 @@ class FallbackLayer:
         """
         if models_left > 1:
             now = self._clock.monotonic()
-            call = replace(call, answer_by_s=now + (call.deadline_s - now) / models_left)
+            share_s = (call.ends_s - now) / models_left
+            active_s = now - call.trace.started_s - call.trace.queue_s
+            call = replace(call, share_s=active_s + share_s)
         if model == call.request.model:
             return call
         call.trace.fallback_from = call.request.model

@@ -18,7 +18,15 @@ class Gate:
     Only calls that passed since the last pause count: a long stream from before it says nothing.
     """
 
-    __slots__ = ("_entered_s", "_paused_at_s", "_pauses", "_strikes", "allowance", "until_s")
+    __slots__ = (
+        "_entered_s",
+        "_has_accepted",
+        "_paused_at_s",
+        "_pauses",
+        "_strikes",
+        "allowance",
+        "until_s",
+    )
 
     FULLY_OPEN = 32
 
@@ -29,6 +37,7 @@ class Gate:
         self._pauses = 0
         self._paused_at_s = -math.inf
         self._strikes = 0
+        self._has_accepted = False
 
     def delay(self, now_s: float) -> float:
         """Seconds until a call may pass, at the latest; 0 = now."""
@@ -63,9 +72,12 @@ class Gate:
     def pause(self, now_s: float, seconds: float | None, admitted_s: float) -> None:
         """Close for ``seconds`` or, where the server named no time, longer each time in a row."""
         if admitted_s > self._paused_at_s:
-            # Calls that were out together fail together: that is one strike, not fifty.
-            self._strikes += 1
+            # Calls that were out together fail together: that is one strike, not fifty. And one
+            # that comes after calls were accepted is no further one: a gateway that refuses some
+            # by chance is not to be waited for ever longer.
+            self._strikes = max(1, self._strikes + (-1 if self._has_accepted else 1))
             self._paused_at_s = now_s
+            self._has_accepted = False
         if seconds is None:
             seconds = min(
                 config.PAUSE_MAX_S, config.PAUSE_BASE_S * 2.0 ** min(10, self._strikes - 1)
@@ -78,6 +90,7 @@ class Gate:
     def _open_further(self) -> None:
         if self.allowance is None:
             return
+        self._has_accepted = True
         self.allowance *= 2
         if self.allowance > self.FULLY_OPEN:
             self.allowance = None

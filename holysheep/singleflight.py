@@ -212,7 +212,7 @@ class SingleFlightLayer:
         while again:
             again = False
             member = object()
-            flight, leads = self._flights.board(key, member, lambda: proceed(call), call.deadline_s)
+            flight, leads = self._flights.board(key, member, lambda: proceed(call), call.ends_s)
             call.trace.cache = planned if leads else "coalesced"
             try:
                 yield from flight.events(call.deadline_s, leads=leads)

@@ -109,9 +109,11 @@ class Call:
     """One request on its way down.
 
     ``deadline_s`` is a point on the monotonic clock that ends everything: waiting, retries,
-    fallback and reading. ``answer_by_s`` is when the first byte of an answer must have come, so
-    that time is left for another model; ``None`` = the deadline. ``stream`` says whether somebody
-    watches the answer arrive, ``shows_reasoning`` whether its reasoning too.
+    fallback and reading. ``active_s`` are the seconds it may take apart from waiting its turn at
+    the credential's own limits; ``None`` = the deadline alone counts. ``share_s`` is how much of
+    that time may pass until the first byte of an answer, so that some is left for another model;
+    ``None`` = all. ``stream`` says whether somebody watches the answer arrive,
+    ``shows_reasoning`` whether its reasoning too.
     """
 
     request: ChatRequest
@@ -120,7 +122,23 @@ class Call:
     trace: Trace
     stream: bool = False
     shows_reasoning: bool = True
-    answer_by_s: float | None = None
+    active_s: float | None = None
+    share_s: float | None = None
+
+    @property
+    def ends_s(self) -> float:
+        """When the call must have ended (monotonic); a wait for its turn may move that back."""
+        return self._end_of(self.active_s)
+
+    @property
+    def answer_by_s(self) -> float:
+        """When the first byte of its answer must have come (monotonic), likewise."""
+        return min(self.ends_s, self._end_of(self.share_s))
+
+    def _end_of(self, span_s: float | None) -> float:
+        if span_s is None:
+            return self.deadline_s
+        return min(self.deadline_s, self.trace.started_s + span_s + self.trace.queue_s)
 
     def asking(self, request: ChatRequest) -> "Call":
         """The same call with another request."""
