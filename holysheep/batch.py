@@ -75,7 +75,7 @@ class Progress:
             f"{self.failed:,} failed" if self.failed else "",
             f"{self.cached:,} cached" if self.cached else "",
             "" if self.cost_usd is None else f"{self.cost_usd.normalize():f} USD",
-            "" if self.left_s is None else f"about {span(self.left_s)} left",
+            f"about {span(self.left_s)} left" if self.left_s else "",
         ]
         return ", ".join(part for part in parts if part)
 

@@ -1018,6 +1018,9 @@ class _Checker(NodeTransformer):
         return _call("compare", node, arguments)
 
     def on_getattr(self, node: nodes.Getattr) -> nodes.Node:
+        if node.attr.startswith("__"):
+            # It could not be rendered anyway; said here, it is said before any call is made.
+            raise _refusal(node, f"the attribute {node.attr!r} is not allowed; keys and items are")
         self._remember(node.node, node.attr)
         return self.generic_visit(node)
 
