@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from holysheep.errors import BadRequest, InvalidOutput
+from holysheep.errors import BadRequest, HolySheepError, InvalidOutput
 from holysheep.jsontext import parse_json, with_whole_characters
 from holysheep.params import schemas
 from holysheep.types import (
@@ -67,7 +67,16 @@ class StructuredLayer:
         problem = _problem(completion, schema)
         if problem and completion.first.finish_reason != "length":
             again = call.asking(_correction(call.request, completion.first.text, problem))
-            second = _completion_of(proceed(again))
+            try:
+                second = _completion_of(proceed(again))
+            except HolySheepError as error:
+                # What it failed for decides what becomes of the call; why it was asked at all is
+                # what its author can change.
+                error.message = (
+                    f"{_no_json(completion, problem)} It was asked for once more, which failed:"
+                    f" {error.message}"
+                )
+                raise
             completion = replace(second, earlier=(completion.usage,))
             problem = _problem(completion, schema)
         if problem:
@@ -125,9 +134,12 @@ def _invalid(problem: str, completion: Completion) -> InvalidOutput:
         else "Simplify the schema, or use a stronger model."
     )
     return InvalidOutput(
-        f"No usable JSON from {completion.model}: {problem}. {advice}",
-        request_id=completion.request_id,
+        f"{_no_json(completion, problem)} {advice}", request_id=completion.request_id
     )
+
+
+def _no_json(completion: Completion, problem: str) -> str:
+    return f"No usable JSON from {completion.model}: {problem}."
 
 
 def _is_about_response_format(error: BadRequest) -> bool:

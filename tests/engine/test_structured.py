@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holysheep.errors import BadRequest, HolySheepError, InvalidOutput, ServerError, UnknownModel
+from holysheep.errors import (
+    BadRequest,
+    ConnectFailed,
+    DeadlineExceeded,
+    HolySheepError,
+    InvalidOutput,
+    RateLimited,
+    ServerError,
+    TimedOut,
+    UnknownModel,
+)
 from holysheep.schema import check_schema
 from holysheep.structured import StructuredLayer, check_answer, parse_answer
 from holysheep.types import Choice, Completed, Completion, Delta, Usage
@@ -178,6 +188,40 @@ def test_a_second_wrong_answer_fails_with_the_place_that_broke() -> None:
     with pytest.raises(InvalidOutput, match=r"at \$\.name") as raised:
         ask(saying('{"name": 1}'), saying('{"name": 2}'))
     assert raised.value.error_type == "invalid_output"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimedOut("No complete answer before the deadline."),
+        DeadlineExceeded("The deadline passed before the request was sent."),
+        RateLimited("The gateway's rate limit is reached (HTTP 429).", status=429),
+        ConnectFailed("The connection broke."),
+        BadRequest("The gateway did not accept the request (HTTP 400).", status=400),
+    ],
+    ids=class_name,
+)
+def test_a_correction_that_fails_is_told_with_what_it_was_for(error: HolySheepError) -> None:
+    with pytest.raises(type(error)) as raised:
+        ask(saying('{"name": 1}'), error)
+    assert raised.value.message == (
+        "No usable JSON from gpt-4.1-2025: the answer breaks the schema: at $.name: 1 is not of"
+        f" type 'string'. It was asked for once more, which failed: {error.message}"
+    )
+    assert (raised.value.status, raised.value.error_type) == (error.status, error.error_type)
+
+
+def test_a_first_failure_is_told_as_it_is() -> None:
+    with pytest.raises(TimedOut, match=r"^Too late\.$"):
+        ask(TimedOut("Too late."))
+
+
+def test_a_pattern_that_takes_too_long_is_a_problem_of_the_answer() -> None:
+    schema = {"properties": {"a": {"pattern": "^(a|a)*$"}}}
+    slow, quick = json.dumps({"a": "a" * 40 + "!"}), json.dumps({"a": "aaa"})
+    events, handler = ask(saying(slow), saying(quick), schema=schema)
+    assert text_of(events) == quick
+    assert "takes too long to check" in handler.calls[1].request.body["messages"][-1]["content"]
 
 
 def test_an_answer_that_was_cut_off_is_not_asked_for_again() -> None:

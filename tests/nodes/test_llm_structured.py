@@ -167,6 +167,43 @@ def test_two_unusable_answers_fail_with_the_path_that_broke(llm: Llm, bad: str, 
     assert values["meta"]["attempts"] == 2
 
 
+def test_correction_that_comes_too_late_is_told_with_what_it_was_for(llm: Llm) -> None:
+    llm.upstream.script(do.ok('{"name": "Dolly"}'), do.stall("headers", 10))
+    error = llm.failure(json_schema=SCHEMA, timeout_s=1, max_retries=0)
+    assert "'age' is a required property" in error.message
+    assert "deadline" in error.message
+
+
+@pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|a)*$"])
+def test_pattern_that_never_ends_holds_nobody_up(llm: Llm, pattern: str) -> None:
+    llm.upstream.default(do.ok(json.dumps({"name": "a" * 28 + "!"})))
+    schema = {"properties": {"name": {"type": "string", "pattern": pattern}}}
+    result = llm.start(json_schema=json.dumps(schema)).result()
+    assert result.error is not None
+    llm.check_error(result.error)
+    assert "$.name" in result.error.message or "too long to check" in result.error.message
+    assert result.elapsed_ms < 3000
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"discriminator": {"propertyName": "name"}},
+        {"example": DOLLY},
+        {"propertyOrdering": ["name", "age"]},
+        {"$schema": "http://json-schema.org/draft-07/schema#"},
+        {"$schema": "http://json-schema.org/draft-04/schema#", "id": "http://example.com/sheep"},
+    ],
+    ids=["pydantic", "openapi", "gemini", "draft_7", "draft_4"],
+)
+def test_schema_in_other_dialects_is_sent_as_it_is(llm: Llm, extra: dict[str, Any]) -> None:
+    schema = SHEEP | extra
+    llm.upstream.script(do.ok('{"name": "Dolly"}'), do.ok(DOLLY_TEXT))
+    assert llm.ok(json_schema=json.dumps(schema)).variables["structured"] == DOLLY
+    assert llm.bodies[-1]["response_format"]["json_schema"]["schema"] == schema
+    assert llm.calls == 2
+
+
 def test_path_of_a_nested_problem_is_told(llm: Llm) -> None:
     flock = {"type": "object", "properties": {"sheep": {"type": "array", "items": SHEEP}}}
     llm.upstream.default(do.ok('{"sheep": [{"name": "a", "age": 1}, {"name": "b", "age": -1}]}'))
