@@ -78,11 +78,23 @@ def fetch_file(url: str, name: str, *, clock: Clock, deadline_s: float) -> bytes
             return b"".join(_bounded(response, shown))
         finally:
             response.close()
-    except (httpx.TransportError, zlib.error):
+    except (httpx.TransportError, zlib.error) as error:
+        if _is_late(error, clock, deadline_s):
+            raise InputError(
+                f"The file {shown!r} did not arrive from Dify in time. Raise timeout_s, or use a"
+                " smaller file."
+            ) from None
         raise InputError(
             f"The file {shown!r} could not be fetched from Dify. The plugin must be able to reach"
             " FILES_URL or INTERNAL_FILES_URL of Dify's environment."
         ) from None
+
+
+def _is_late(error: Exception, clock: Clock, deadline_s: float) -> bool:
+    """Whether the time ran out while somebody was answering, or could still have begun to."""
+    # A connection that takes so long is rather kept out by a firewall: its address is wrong.
+    unreachable = isinstance(error, httpx.ConnectTimeout) and clock.monotonic() < deadline_s
+    return isinstance(error, httpx.TimeoutException) and not unreachable
 
 
 def _bounded(response: httpx.Response, shown: str) -> Iterator[bytes]:

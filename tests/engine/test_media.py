@@ -18,6 +18,7 @@ from tests.engine.raw_servers import (
     chunked,
     closed_port,
     forget_proxies,
+    full_backlog,
     replies,
 )
 
@@ -176,9 +177,28 @@ class TestFetch:
 
         with RawServer(serve) as server:
             began_s = time.monotonic()
-            with pytest.raises(InputError):
+            with pytest.raises(InputError) as caught:
                 fetch(server.origin, timeout_s=0.2)
             assert 0.2 <= time.monotonic() - began_s < 0.6
+        assert caught.value.message == (
+            "The file 'a.png' did not arrive from Dify in time. Raise timeout_s, or use a smaller"
+            " file."
+        )
+
+    def test_an_address_that_lets_nobody_in_is_no_slow_server(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        listener, waiting = full_backlog("127.0.0.1")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/files/1"
+        try:
+            with pytest.raises(InputError, match="did not arrive from Dify in time"):
+                fetch(url, timeout_s=0.1)
+            monkeypatch.setattr(config, "CONNECT_TIMEOUT_S", 0.1)
+            with pytest.raises(InputError, match="must be able to reach FILES_URL"):
+                fetch(url)
+        finally:
+            for sock in (listener, *waiting):
+                sock.close()
 
     def test_a_proxy_of_the_environment_is_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with RawServer(replies(answer(PNG))) as proxy:

@@ -257,6 +257,8 @@ def test_file_server_that_hangs_is_cut_at_the_deadline(llm: Llm) -> None:
     assert result.error is not None
     llm.check_error(result.error)
     assert "lost.png" in result.error.message
+    assert "did not arrive from Dify in time" in result.error.message
+    assert "FILES_URL" not in result.error.message
     assert 900 <= result.elapsed_ms <= 1500
     assert llm.calls == 0
 
