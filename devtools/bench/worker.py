@@ -7,6 +7,10 @@ JSON objects, answers on standard output too::
     {"do": "calls", "count": 400, "in_flight": 20, "stream": false}  -> {"calls_s", "cpu_ms"}
     {"do": "ttft", "count": 50}                                      -> {"ttft_ms"}  (p50)
     {"do": "memory", "count": 1000}                                  -> {"rss_mb", "cache_mb"}
+    {"do": "batch", "count": 1000, "in_flight": 20, "distinct": 800} -> {"rows_s", "cached", ...}
+    {"do": "benchmark", "count": 100, "in_flight": 10}               -> {"avg_ms", "p95_ms", ...}
+
+The last two are for the engine alone. A batch writes its results to a file, as the node does.
 """
 
 import gevent.monkey
@@ -18,6 +22,7 @@ import itertools  # noqa: E402
 import json  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
+import tempfile  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
@@ -26,7 +31,13 @@ from typing import Any  # noqa: E402
 
 import httpx  # noqa: E402
 
+from holysheep.batch import Batch, Progress  # noqa: E402
+from holysheep.benchmark import Benchmark  # noqa: E402
+from holysheep.params import BatchParams, BenchmarkParams  # noqa: E402
+from holysheep.ports import spawn_thread  # noqa: E402
 from holysheep.registry import Registry  # noqa: E402
+from holysheep.results import ResultFile  # noqa: E402
+from holysheep.rows import Row  # noqa: E402
 from holysheep.settings import parse_settings  # noqa: E402
 from holysheep.types import ChatRequest, Policy  # noqa: E402
 
@@ -71,6 +82,57 @@ class EngineClient:
                 first = time.perf_counter() - began
         return first
 
+    def batch(self, numbers: "itertools.count[int]", command: dict[str, Any]) -> dict[str, Any]:
+        """A batch of ``count`` rows, of which ``distinct`` differ; memory after every 1,000."""
+        count, distinct = command["count"], command.get("distinct", command["count"])
+        first = next(numbers)
+        for _ in range(distinct):
+            next(numbers)
+        rows = (Row(n, f"Question {first + n % distinct}", {}) for n in range(count))
+        params = BatchParams(
+            model="gpt-4.1", max_tokens=200, concurrency=command["in_flight"], deadline_s=580
+        )
+        memory_mb = [_rss_mb()]
+        with tempfile.TemporaryDirectory() as folder:
+            written = ResultFile(Path(folder), "jsonl")
+            batch = Batch(
+                self._engine,
+                params,
+                rows,
+                clock=self.registry.clock,
+                spawn=spawn_thread,
+                total=count,
+            )
+            for result in batch.results():
+                if not isinstance(result, Progress):
+                    written.write(result)
+                    if result.index % 1000 == 999:
+                        memory_mb.append(_rss_mb())
+            written.close()
+        return {
+            "rows_s": count / batch.elapsed_s,
+            "elapsed_s": batch.elapsed_s,
+            "ok": batch.totals.succeeded,
+            "cached": batch.totals.cached,
+            "memory_mb": memory_mb,
+        }
+
+    def benchmark(self, command: dict[str, Any]) -> dict[str, Any]:
+        """A benchmark of ``count`` calls."""
+        benchmark = Benchmark(
+            self._engine,
+            BenchmarkParams(
+                model="gpt-4.1", iterations=command["count"], concurrency=command["in_flight"]
+            ),
+            clock=self.registry.clock,
+            spawn=spawn_thread,
+        )
+        benchmark.run()
+        return {
+            **benchmark.latencies.summary().to_json(),
+            "throughput_rpm": benchmark.throughput_rpm,
+        }
+
 
 class HttpxClient:
     """A stock pooled httpx client that parses the answer, and nothing else."""
@@ -101,8 +163,47 @@ class HttpxClient:
         return first
 
 
-CLIENTS: dict[str, Callable[[str], EngineClient | HttpxClient]] = {
+class OpenAiClient:
+    """The openai SDK, where it is installed."""
+
+    def __init__(self, url: str) -> None:
+        import openai  # noqa: PLC0415 - no dependency of the project
+
+        self._client = openai.OpenAI(api_key=KEY, base_url=url)
+
+    def call(self, number: int, stream: bool) -> float:
+        """One request, not streamed."""
+        del stream
+        answer = self._client.chat.completions.create(**body(number))
+        if not answer.choices[0].message.content:
+            raise ValueError("no answer")
+        return 0.0
+
+
+class LiteLlmClient:
+    """litellm's SDK, where it is installed."""
+
+    def __init__(self, url: str) -> None:
+        import litellm  # noqa: PLC0415 - no dependency of the project
+
+        self._complete = litellm.completion
+        self._url = url
+
+    def call(self, number: int, stream: bool) -> float:
+        """One request, not streamed."""
+        del stream
+        sent = {**body(number), "model": f"openai/{body(number)['model']}"}
+        answer = self._complete(**sent, api_key=KEY, api_base=self._url)
+        if not answer.choices[0].message.content:
+            raise ValueError("no answer")
+        return 0.0
+
+
+Client = EngineClient | HttpxClient | OpenAiClient | LiteLlmClient
+CLIENTS: dict[str, Callable[[str], Client]] = {
     "engine": EngineClient,
+    "openai": OpenAiClient,
+    "litellm": LiteLlmClient,
     "httpx": HttpxClient,
     "httpx-100-kept": lambda url: HttpxClient(url, kept=100),
 }
@@ -125,8 +226,14 @@ def main() -> None:
         elif command["do"] == "ttft":
             times = [client.call(next(numbers), True) * 1000 for _ in range(command["count"])]
             answer = {"ttft_ms": statistics.median(times)}
-        else:
+        elif command["do"] == "memory":
             answer = _memory(client, numbers, command["count"])
+        elif not isinstance(client, EngineClient):
+            raise ValueError("only the engine can do that")
+        elif command["do"] == "batch":
+            answer = client.batch(numbers, command)
+        else:
+            answer = client.benchmark(command)
         print(json.dumps(answer), flush=True)
 
 
@@ -152,14 +259,16 @@ def _calls(
     }
 
 
-def _memory(
-    client: EngineClient | HttpxClient, numbers: "itertools.count[int]", count: int
-) -> dict[str, float]:
+def _memory(client: Client, numbers: "itertools.count[int]", count: int) -> dict[str, float]:
     _calls(client.call, numbers, count, 20, stream=False)
+    cache_mb = client.registry.cache.size_bytes / 1e6 if isinstance(client, EngineClient) else 0.0
+    return {"rss_mb": _rss_mb(), "cache_mb": cache_mb}
+
+
+def _rss_mb() -> float:
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    cache_mb = client.registry.cache.size_bytes / 1e6 if isinstance(client, EngineClient) else 0.0
-    return {"rss_mb": pages * 4096 / 1e6, "cache_mb": cache_mb}
+    return pages * 4096 / 1e6
 
 
 if __name__ == "__main__":
