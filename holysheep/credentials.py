@@ -2,7 +2,8 @@
 
 ``GET {base_url}/models`` costs nothing and needs a valid key. Gateways without that route are
 asked for the shortest possible chat completion instead; any answer in JSON but a refused key shows
-that the chat route is there.
+that the chat route is there. A web page is no answer of an API, whatever its status: where the
+gateway is down, what stands before it answers so, and who saves a credential had better know.
 """
 
 import httpx
@@ -12,7 +13,10 @@ from holysheep.errors import (
     AuthError,
     ConnectFailed,
     HolySheepError,
+    RateLimited,
+    ServerError,
     SettingsError,
+    UnknownModel,
 )
 from holysheep.faults import error_for, error_in_body, looks_like_page
 from holysheep.jsontext import parse_json
@@ -41,7 +45,7 @@ def list_models(engine: Engine, *, clock: Clock, timeout_s: float = CHECK_TIMEOU
 def check_credentials(engine: Engine, *, clock: Clock, timeout_s: float = CHECK_TIMEOUT_S) -> None:
     """Return if the credential works; otherwise raise with one sentence that says why not.
 
-    A gateway that is busy or failing at the moment (429, 5xx) is no reason to refuse a key.
+    An API that is busy or failing at the moment (429, 5xx) is no reason to refuse a key.
     """
     deadline_s = clock.monotonic() + timeout_s
     try:
@@ -57,16 +61,34 @@ def check_credentials(engine: Engine, *, clock: Clock, timeout_s: float = CHECK_
         "max_tokens": 1,
     }
     status, headers, body = engine.transport.post("/chat/completions", probe, deadline_s)
+    _refuse_page(engine, status, headers, body)
     if status in (401, 403):
         _raise_for(engine, "/chat/completions", status, headers, body, clock)
-    if not _json_object(body) or (status in (404, 405) and b"model" not in body.lower()):
+    if _is_busy(status):
+        return
+    if not _json_object(body):
         raise _no_api(engine)
+    if status in (404, 405) and not _is_about_the_model(engine, headers, body, clock):
+        raise _no_api(engine)
+
+
+def _is_busy(status: int) -> bool:
+    return status == 429 or (status >= 500 and status != 501)
+
+
+def _is_about_the_model(engine: Engine, headers: httpx.Headers, body: bytes, clock: Clock) -> bool:
+    """Whether a 404 says that the model is unknown, and not the route."""
+    model = engine.settings.default_model
+    # As a 404 it would count whatever it says.
+    error = error_for(400, headers, body, model=model, wall_s=clock.wall())
+    return isinstance(error, UnknownModel) or model.encode() in body
 
 
 def _accept(
     engine: Engine, path: str, status: int, headers: httpx.Headers, body: bytes, clock: Clock
 ) -> None:
-    if status == 429 or status >= 500:
+    _refuse_page(engine, status, headers, body)
+    if _is_busy(status):
         return
     _raise_for(engine, path, status, headers, body, clock)
 
@@ -75,20 +97,20 @@ def _raise_for(
     engine: Engine, path: str, status: int, headers: httpx.Headers, body: bytes, clock: Clock
 ) -> None:
     """Raise what a failed or unreadable answer of an API route means for the credential."""
+    _refuse_page(engine, status, headers, body)
     if status in (401, 403):
         raise AuthError(
             f"The gateway refused the API key (HTTP {status}). Check api_key, base_url and"
             " auth_header.",
             status=status,
         )
-    page = looks_like_page(body, headers.get("content-type", ""))
     answer = _json_object(body)
     if status == 200 and answer.get("error"):
         error = error_in_body(answer["error"], model=path, wall_s=clock.wall(), outer=answer)
-        _raise_for(engine, path, error.status or 500, headers, b"", clock)
-    if status == 200 and not page and (isinstance(answer.get("data"), list) or path != "/models"):
+        _raise_for(engine, path, error.status or 500, httpx.Headers(), b"", clock)
+    if status == 200 and (isinstance(answer.get("data"), list) or path != "/models"):
         return
-    if page or status in (200, 404, 405):
+    if status in (200, 404, 405):
         raise _no_api(engine)
     raise error_for(
         status,
@@ -97,6 +119,19 @@ def _raise_for(
         model=path,
         wall_s=clock.wall(),
         secrets=(engine.settings.api_key,),
+    )
+
+
+def _refuse_page(engine: Engine, status: int, headers: httpx.Headers, body: bytes) -> None:
+    if not looks_like_page(body, headers.get("content-type", "")):
+        return
+    if status != 429 and status < 500:
+        raise _no_api(engine)
+    kind = RateLimited if status == 429 else ServerError
+    raise kind(
+        f"The gateway, or something before it, answers with an error page at the moment (HTTP"
+        f" {status}). Check base_url, or try again later.",
+        status=status,
     )
 
 

@@ -8,14 +8,18 @@ from hashlib import sha256
 from typing import Any, Literal
 
 import httpx
+from pydantic import TypeAdapter, ValidationError
 
 from holysheep import config
 from holysheep.errors import SettingsError
+from holysheep.params import ModelId
 from holysheep.pricing import Price, parse_overrides
 
 _MAX_NUMBER = 1_000_000_000
 _MIN_NUMBER = Decimal("0.000001")
 """Less would count as nothing, which means no limit."""
+
+_MODEL_ID: TypeAdapter[str] = TypeAdapter(ModelId)
 
 AuthHeader = Literal["bearer", "x-api-key", "both"]
 
@@ -75,7 +79,7 @@ def _parse(values: tuple[str, ...]) -> Settings:
         api_key=_api_key(raw.get("api_key")),
         base_url=_base_url(raw.get("base_url")),
         auth_header=_auth_header(raw.get("auth_header")),
-        default_model=_text(raw.get("default_model")) or config.DEFAULT_MODEL,
+        default_model=_default_model(raw.get("default_model")),
         requests_per_minute=_number(raw, "requests_per_minute", config.DEFAULT_REQUESTS_PER_MINUTE),
         tokens_per_minute=_number(raw, "tokens_per_minute", config.DEFAULT_TOKENS_PER_MINUTE),
         max_concurrency=_concurrency(raw),
@@ -144,6 +148,15 @@ def _auth_header(value: Any) -> AuthHeader:
             raise SettingsError(
                 f"auth_header must be bearer, x-api-key or both, got {_shown(other)}."
             )
+
+
+def _default_model(value: Any) -> str:
+    try:
+        return _MODEL_ID.validate_python(_text(value) or config.DEFAULT_MODEL)
+    except ValidationError as error:
+        # The node's own sentence, with the name of this field.
+        _, _, allowed = str(error.errors()[0]["ctx"]["error"]).partition(" must be ")
+        raise SettingsError(f"default_model must be {allowed}") from None
 
 
 def _decimal(raw: Mapping[str, Any], name: str) -> Decimal | None:

@@ -243,6 +243,20 @@ def test_another_way_of_sending_the_key_is_refused(header: str) -> None:
     assert len(message) < 200
 
 
+@pytest.mark.parametrize("model", ["m" * 200, "org/Model-1.0:free", "模型", " gpt-4.1 "])
+def test_a_default_model_is_any_id(model: str) -> None:
+    assert parse(default_model=model).default_model == model.strip()
+
+
+@pytest.mark.parametrize(
+    "model", ["m" * 201, "a\nb", "a\x1b[31m", "a\x00", "a\u200bb"], ids=lambda m: repr(m[:9])
+)
+def test_a_default_model_that_no_call_could_ask_for_is_refused(model: str) -> None:
+    assert refusal(default_model=model) == (
+        "default_model must be a model id of at most 200 printable characters."
+    )
+
+
 def test_price_overrides_are_read() -> None:
     settings = parse(price_overrides="m: {input: 1, output: 2}")
     assert settings.price_overrides["m"].output == 2

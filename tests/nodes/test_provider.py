@@ -286,6 +286,23 @@ def test_base_url_with_no_api_behind_it(
     assert "could not be reached" not in message
 
 
+@pytest.mark.parametrize("code", [429, 502, 503])
+def test_error_page_before_a_gateway_is_no_api(
+    plugin: PluginProcess, upstream: Upstream, code: int
+) -> None:
+    with LoopbackServer({"*": page(code)}) as server:
+        message = refused(plugin, upstream, base_url=f"{server.url}/v1")
+    assert f"error page at the moment (HTTP {code})" in message
+    assert "base_url" in message
+
+
+def test_route_that_is_missing_is_not_taken_for_a_missing_model(
+    plugin: PluginProcess, upstream: Upstream
+) -> None:
+    with LoopbackServer({"*": json_answer({"error": "model route"}, 404)}) as server:
+        assert "base_url" in refused(plugin, upstream, base_url=f"{server.url}/v1")
+
+
 def test_base_url_without_its_path(plugin: PluginProcess, upstream: Upstream) -> None:
     message = refused(plugin, upstream, base_url=upstream.url.removesuffix("/v1"))
     assert "base_url" in message
@@ -403,6 +420,8 @@ BAD_FIELDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "url_no_host": ({"base_url": "http:///v1"}, ("base_url",)),
     "url_bad_port": ({"base_url": "http://127.0.0.1:99999/v1"}, ("base_url",)),
     "url_space": ({"base_url": "http://127.0.0.1 /v1"}, ("base_url",)),
+    "model_long": ({"default_model": "x" * 201}, ("default_model", "200")),
+    "model_control": ({"default_model": "a\x1bb"}, ("default_model", "printable")),
     "header_word": ({"auth_header": "cookie"}, ("auth_header", "bearer", "x-api-key", "both")),
     **{
         f"{name}_{kind}": ({name: value}, (name,))
