@@ -38,6 +38,12 @@ class Options(BaseModel):
         if not isinstance(value, dict):
             return value
         fields = cls.model_fields
+        stop = value.get("stop")
+        if isinstance(stop, str) and stop and not stop.strip():
+            # A text is one sequence a line: whether this is one, several or none is anyone's guess.
+            raise ValueError(
+                'stop is white space only; give such a sequence in a list, such as stop: ["\\n"].'
+            )
         return {
             name: item for name, item in value.items() if name not in fields or not is_unset(item)
         }

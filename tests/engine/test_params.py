@@ -355,6 +355,20 @@ def test_stop_is_a_text_one_sequence_a_line_or_a_list(given: Any, expected: Any)
     assert parse(options={"stop": given}).options.stop == expected
 
 
+@pytest.mark.parametrize("stop", ["\n", "\n\n", " ", "\t", "\r\n"], ids=repr)
+def test_a_stop_of_white_space_is_refused_as_a_text_and_taken_in_a_list(stop: str) -> None:
+    told = refusal(options={"stop": stop})
+    assert told == (
+        'stop is white space only; give such a sequence in a list, such as stop: ["\\n"].'
+    )
+    assert refusal(options=json.dumps({"stop": stop})) == told
+    assert parse(options={"stop": [stop]}).options.stop == [stop]
+
+
+def test_an_empty_stop_is_not_set() -> None:
+    assert parse(options={"stop": ""}).options.stop is None
+
+
 @pytest.mark.parametrize(
     "text",
     [
