@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -24,13 +24,26 @@ import jsonschema
 import pytest
 import yaml
 from pathspec import GitIgnoreSpec
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from holysheep import config, errors
+from holysheep.chain import StepResult
 from holysheep.options import Options
-from holysheep.params import ChatParams, Conversation
+from holysheep.params import (
+    BatchParams,
+    BenchmarkParams,
+    ChainParams,
+    ChatParams,
+    Conversation,
+    Step,
+)
 from holysheep.reading import chosen, parsed
-from holysheep.result import ChatResult, Meta, UsageReport
+from holysheep.result import ChatResult, Meta, UsageReport, empty_result
+from holysheep.results import FIELDS
 from holysheep.settings import Settings, parse_settings
+from holysheep.stats import LatencySummary
+from holysheep.types import Trace
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,8 +96,115 @@ NODES = {path: read_yaml(path) for path in NODE_FILES}
 TOOLS = {node["identity"]["name"]: node for node in NODES.values()}
 LLM = NODES["nodes/holysheep_llm.yaml"]
 
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """How the engine reads the parameters of a node."""
+
+    models: tuple[type[BaseModel], ...]
+    # What the node handles before the engine reads the rest: files are fetched, rows are kept
+    # apart, and custom_model is a way to name the model.
+    handled_before: set[str]
+    # What cannot be left out, with the least that is accepted.
+    least: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def fields(self) -> dict[str, FieldInfo]:
+        return {name: field for m in self.models for name, field in m.model_fields.items()}
+
+    def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        given = {"model": config.DEFAULT_MODEL, **values}
+        read = [parsed(model, given) for model in self.models]
+        return {name: getattr(one, name) for one in read for name in type(one).model_fields}
+
+
+READERS = {
+    "holysheep_llm": Reader(
+        (Conversation, ChatParams), {"files", "custom_model"}, {"query": "Hello"}
+    ),
+    "holysheep_batch": Reader((BatchParams,), {"queries", "file", "custom_model"}),
+    "holysheep_chain": Reader((ChainParams,), {"custom_model"}, {"query": "Hi", "steps": [{}]}),
+    "holysheep_benchmark": Reader((BenchmarkParams,), {"custom_model"}),
+}
+
+# Where a node's parameter is not the same as in the first node that has one of this name, because
+# it means something else there or has other limits.
+DIFFERENCES = {
+    ("holysheep_batch", "options"): {"human_description"},
+    ("holysheep_chain", "options"): {"human_description"},
+    ("holysheep_chain", "query"): {"human_description", "llm_description"},
+    ("holysheep_chain", "timeout_s"): {"default", "max"},
+    ("holysheep_benchmark", "concurrency"): {"default"},
+    ("holysheep_benchmark", "max_tokens"): {"default"},
+    ("holysheep_benchmark", "deadline_s"): {"default", "human_description"},
+}
+
+# The outputs of each node beside text, files and json. Saved workflows refer to them: add, but
+# rename nothing and change no type.
+OUTPUTS = {
+    "holysheep_llm": {
+        "result": "string",
+        "reasoning": "string",
+        "model_used": "string",
+        "finish_reason": "string",
+        "status": "string",
+        "error": "string",
+        "error_type": "string",
+        "cached": "boolean",
+        "latency_ms": "number",
+        "tokens_used": "integer",
+        "cost_usd": "number",
+        "structured": "object",
+        "tool_calls": "array[object]",
+        "usage": "object",
+        "meta": "object",
+    },
+    "holysheep_batch": {
+        "results": "array[object]",
+        "total": "integer",
+        "succeeded": "integer",
+        "failed": "integer",
+        "skipped": "integer",
+        "cached_count": "integer",
+        "upstream_calls": "integer",
+        "tokens_used": "integer",
+        "cost_usd": "number",
+        "elapsed_ms": "number",
+        "throughput_rpm": "number",
+        "latency": "object",
+        "truncated": "boolean",
+        "status": "string",
+        "progress": "string",
+    },
+    "holysheep_chain": {
+        "final": "string",
+        "results": "object",
+        "steps_ok": "integer",
+        "steps_failed": "integer",
+        "tokens_used": "integer",
+        "cost_usd": "number",
+        "latency_ms": "number",
+        "status": "string",
+    },
+    "holysheep_benchmark": {
+        "avg_latency_ms": "number",
+        "min_latency_ms": "number",
+        "max_latency_ms": "number",
+        "p50_latency_ms": "number",
+        "p95_latency_ms": "number",
+        "p99_latency_ms": "number",
+        "avg_ttft_ms": "number",
+        "throughput_rpm": "number",
+        "succeeded": "integer",
+        "failed": "integer",
+        "tokens_used": "integer",
+        "cost_usd": "number",
+    },
+}
+
 every_declaration = pytest.mark.parametrize("path", DECLARATIONS)
 every_node = pytest.mark.parametrize("path", NODE_FILES)
+every_tool = pytest.mark.parametrize("tool", TOOLS)
 every_example = pytest.mark.parametrize("path", EXAMPLE_FILES)
 
 
@@ -260,8 +380,8 @@ def test_defaults_and_ranges_are_consistent(path: str) -> None:
                 values = [option["value"] for option in parameter["options"]]
                 assert default in values, name
                 assert len(values) == len(set(values)), name
-            case _:
-                assert default is None, name
+            case type_:
+                assert default is None or (type_ == "string" and default), name
                 assert not {"min", "max", "options"} & set(parameter), name
 
 
@@ -290,39 +410,104 @@ def test_option_values_are_quoted_texts(path: str) -> None:
         assert value.style in ("'", '"'), value.value
 
 
-def test_parameters_are_those_of_the_engine() -> None:
-    declared = {parameter["name"] for parameter in LLM["parameters"]}
-    # Files are fetched, and custom_model is a way to name the model, before the engine parses.
-    assert declared == {
-        *Conversation.model_fields,
-        *ChatParams.model_fields,
-        "files",
-        "custom_model",
-    }
+@every_tool
+def test_parameters_are_those_of_the_engine(tool: str) -> None:
+    declared = {parameter["name"] for parameter in TOOLS[tool]["parameters"]}
+    assert declared == {*READERS[tool].fields, *READERS[tool].handled_before}
 
 
-def test_parameter_defaults_are_those_of_the_engine() -> None:
-    defaults = {p["name"]: p["default"] for p in LLM["parameters"] if "default" in p}
+@every_tool
+def test_required_parameters_are_those_that_the_engine_cannot_do_without(tool: str) -> None:
+    reader = READERS[tool]
+    required = {p["name"] for p in TOOLS[tool]["parameters"] if p["required"]}
+    assert required == set(reader.least)
+    reader.read(reader.least)
+    for name in required:
+        with pytest.raises(errors.InputError, match=name):
+            reader.read({other: value for other, value in reader.least.items() if other != name})
+
+
+@every_tool
+def test_parameter_defaults_are_those_of_the_engine(tool: str) -> None:
+    reader = READERS[tool]
+    defaults = {p["name"]: p["default"] for p in TOOLS[tool]["parameters"] if "default" in p}
+    untouched = reader.read(reader.least)
+    assert reader.read({**reader.least, **defaults}) == untouched
     assert defaults["model"] == config.DEFAULT_MODEL
-    assert parsed(ChatParams, defaults) == parsed(ChatParams, {"model": config.DEFAULT_MODEL})
+    unset = {name for name, value in untouched.items() if value in (None, "", (), [], Options())}
+    described_instead = {"options"}  # each key has a default of its own
+    assert set(defaults) == set(untouched) - unset - described_instead - set(reader.least)
 
 
-@pytest.mark.parametrize("name", [p["name"] for p in LLM["parameters"] if "min" in p])
-def test_ranges_are_those_of_the_engine(name: str) -> None:
-    parameter = parameters(LLM, "form")[name]
-    given = {"model": config.DEFAULT_MODEL}
+@pytest.mark.parametrize(
+    ("tool", "name"),
+    [(tool, p["name"]) for tool, node in TOOLS.items() for p in node["parameters"] if "min" in p],
+)
+def test_ranges_are_those_of_the_engine(tool: str, name: str) -> None:
+    reader, parameter = READERS[tool], parameters(TOOLS[tool], "form")[name]
     for allowed in (parameter["min"], parameter["max"]):
-        assert getattr(parsed(ChatParams, given | {name: allowed}), name) == allowed
+        assert reader.read({**reader.least, name: allowed})[name] == allowed
     for refused in (parameter["min"] - 1, parameter["max"] + 1):
         with pytest.raises(errors.InputError, match=name):
-            parsed(ChatParams, given | {name: refused})
+            reader.read({**reader.least, name: refused})
 
 
-def test_choices_are_those_of_the_engine() -> None:
-    for name, parameter in parameters(LLM, "form").items():
+@every_tool
+def test_choices_are_those_of_the_engine(tool: str) -> None:
+    for name, parameter in parameters(TOOLS[tool], "form").items():
         if parameter["type"] == "select" and name != "model":  # the engine takes any model id
             values = [option["value"] for option in parameter["options"]]
-            assert values == list(get_args(ChatParams.model_fields[name].annotation)), name
+            assert values == list(get_args(READERS[tool].fields[name].annotation)), name
+
+
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if "options" in READERS[tool].fields])
+def test_options_named_in_the_editor_exist(tool: str) -> None:
+    described = parameters(TOOLS[tool], "form")["options"]["human_description"]
+    named = {
+        language: re.findall(r"[a-z]+(?:_[a-z]+)*", text.split("JSON", 1)[1].split("etc")[0])
+        for language, text in described.items()
+    }
+    assert all(found == named["en_US"] for found in named.values())
+    model = READERS[tool].fields["options"].annotation
+    assert model is not None
+    assert issubclass(model, Options)
+    assert set(named["en_US"]) <= set(model.model_fields)
+    # Those that every node has follow in the same words everywhere; a node's own stand first.
+    of_its_own = set(model.model_fields) - set(Options.model_fields)
+    assert set(named["en_US"][: len(of_its_own)]) == of_its_own
+    common = parameters(LLM, "form")["options"]["human_description"]["en_US"]
+    assert common.split(": ")[1] in described["en_US"]
+
+
+def test_keys_of_a_step_are_named_in_the_editor() -> None:
+    steps = parameters(TOOLS["holysheep_chain"], "llm")["steps"]
+    for language, text in steps["human_description"].items():
+        words = re.findall(r"[a-z]+(?:_[a-z]+)*", text)
+        for name, field in Step.model_fields.items():
+            assert name in words, (language, name)
+            assert set(get_args(field.annotation)) & {"none", "stop"} <= set(words), language
+
+
+def test_a_parameter_is_the_same_in_every_node_that_has_it() -> None:
+    first: dict[str, dict[str, Any]] = {}
+    found = {}
+    for path in PROVIDER["tools"]:
+        for parameter in NODES[path]["parameters"]:
+            model = first.setdefault(parameter["name"], parameter)
+            keys = {*model, *parameter}
+            differing = {key for key in keys if model.get(key) != parameter.get(key)}
+            if differing:
+                found[Path(path).stem, parameter["name"]] = differing
+    assert found == DIFFERENCES
+
+
+@pytest.mark.parametrize("language", sorted(LANGUAGES))
+def test_benchmark_says_that_each_iteration_costs(language: str) -> None:
+    cost = {"en_US": "cost", "zh_Hans": "费用", "pt_BR": "custo", "ja_JP": "費用"}[language]
+    node = TOOLS["holysheep_benchmark"]
+    assert cost in node["description"]["human"][language]
+    assert cost in parameters(node, "form")["iterations"]["human_description"][language]
+    assert "cost" in node["description"]["llm"]
 
 
 def test_credentials_are_the_settings_of_the_engine() -> None:
@@ -357,6 +542,12 @@ def properties(schema: dict[str, Any], place: str = "") -> Iterator[tuple[str, s
     for name, declared in schema.get("properties", {}).items():
         yield f"{place}{name}", name, declared
         yield from properties(declared, f"{place}{name}.")
+        yield from properties(declared.get("items", {}), f"{place}{name}[].")
+
+
+def type_of(declared: dict[str, Any]) -> str:
+    type_: str = declared["type"]
+    return f"{type_}[{declared['items']['type']}]" if type_ == "array" else type_
 
 
 @every_node
@@ -371,6 +562,27 @@ def test_outputs_can_be_referred_to(path: str) -> None:
         assert declared["type"] in ("string", "number", "integer", "boolean", "object", "array")
         if declared["type"] == "array":
             assert declared["items"]["type"] in ("string", "number", "object"), place
+
+
+@every_tool
+def test_outputs_are_those_that_workflows_rely_on(tool: str) -> None:
+    declared = TOOLS[tool]["output_schema"]["properties"]
+    assert {name: type_of(schema) for name, schema in declared.items()} == OUTPUTS[tool]
+
+
+def test_outputs_of_a_batch_have_the_keys_of_the_engine() -> None:
+    outputs = TOOLS["holysheep_batch"]["output_schema"]["properties"]
+    assert tuple(outputs["results"]["items"]["properties"]) == FIELDS
+    assert list(outputs["latency"]["properties"]) == list(LatencySummary().to_json())
+
+
+def test_outputs_of_a_chain_have_the_keys_of_the_engine() -> None:
+    steps = TOOLS["holysheep_chain"]["output_schema"]["properties"]["results"]["properties"]
+    assert list(steps) == [f"step_{number}" for number in range(len(steps))]
+    answered = StepResult("draft", result=empty_result(Trace(started_s=0), 0)).to_json()
+    failed = StepResult("draft", error=errors.InputError("Too long.")).to_json()
+    for step in steps.values():
+        assert list(step["properties"]) == list(answered | failed)
 
 
 def test_outputs_are_those_of_the_engine() -> None:
@@ -667,17 +879,6 @@ def test_readme_settings_are_those_of_the_declaration() -> None:
             assert list(dict.fromkeys(codes(allowed)))[: len(values)] == values, name
 
 
-def test_options_named_in_the_editor_exist() -> None:
-    described = parameters(LLM, "form")["options"]["human_description"]
-    keys = {
-        language: re.findall(r"[a-z]+(?:_[a-z]+)*", text.split("JSON", 1)[1].split("etc")[0])
-        for language, text in described.items()
-    }
-    assert keys["en_US"]
-    assert all(found == keys["en_US"] for found in keys.values())
-    assert set(keys["en_US"]) <= set(Options.model_fields)
-
-
 def test_readme_options_are_those_of_the_engine() -> None:
     rows = table("Key of `options`")
     assert names(rows) == list(Options.model_fields)
@@ -695,8 +896,7 @@ def test_readme_outputs_are_those_of_the_declaration() -> None:
     for names_cell, type_, meaning in rows:
         for name in codes(names_cell):
             schema = declared[name]
-            items = f"[{schema['items']['type']}]" if schema["type"] == "array" else ""
-            assert type_ == schema["type"] + items, name
+            assert type_ == type_of(schema), name
             if "properties" in schema:
                 assert codes(meaning) == list(schema["properties"]), name
 
