@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from holysheep import config, errors
-from holysheep.chain import StepResult
+from holysheep.chain import Chain, StepResult
 from holysheep.options import Options
 from holysheep.params import (
     BatchParams,
@@ -43,7 +43,9 @@ from holysheep.result import ChatResult, Meta, UsageReport, empty_result
 from holysheep.results import FIELDS
 from holysheep.settings import Settings, parse_settings
 from holysheep.stats import LatencySummary
+from holysheep.template import Template
 from holysheep.types import Trace
+from tests.fakes import FakeClock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -597,6 +599,13 @@ def test_outputs_are_those_of_the_engine() -> None:
 # --- Examples -----------------------------------------------------------------------------------
 
 TEMPLATE = re.compile(r"\{\{#([^#]*)#\}\}")
+# What the editor stores for an input of each type.
+INPUT_KINDS = {
+    "string": {"mixed"},
+    "array": {"constant", "variable"},
+    "file": {"variable"},
+    "files": {"variable"},
+}
 SYSTEM_VARIABLES = {"query", "files", "conversation_id", "user_id", "app_id"}
 END_TYPES = {"advanced-chat": "answer", "workflow": "end"}
 
@@ -622,7 +631,7 @@ def references(data: Any) -> Iterator[list[str]]:
         if data.get("type") == "variable":
             yield data["value"]
         for key, value in data.items():
-            if key == "value_selector":
+            if key in ("value_selector", "variable_selector"):
                 yield value
             else:
                 yield from references(value)
@@ -647,10 +656,9 @@ def is_declared(reference: list[str], nodes: dict[str, dict[str, Any]], mode: st
     return True
 
 
-def test_there_are_examples() -> None:
-    assert {"examples/chat_streaming.yml", "examples/structured_extraction.yml"} <= set(
-        EXAMPLE_FILES
-    )
+def test_there_is_an_example_of_every_node() -> None:
+    shown = {data["tool_name"] for path in EXAMPLE_FILES for data in tool_nodes(read_yaml(path))}
+    assert shown == set(TOOLS)
 
 
 @every_example
@@ -677,6 +685,12 @@ def test_example_edges_join_its_nodes(path: str) -> None:
         assert edge["data"]["targetType"] == nodes[edge["target"]]["type"]
     joined = {edge["source"] for edge in edges} | {edge["target"] for edge in edges}
     assert joined == set(nodes)
+    for name, data in nodes.items():
+        handles = sorted(edge["sourceHandle"] for edge in edges if edge["source"] == name)
+        if data["type"] == "if-else":
+            assert handles == sorted([*(case["case_id"] for case in data["cases"]), "false"])
+        else:
+            assert set(handles) <= {"source"}
 
 
 @every_example
@@ -715,7 +729,9 @@ def test_example_inputs_are_declared(path: str) -> None:
         assert set(given) <= set(declared)
         assert {name for name, parameter in declared.items() if parameter["required"]} <= set(given)
         for name, argument in given.items():
-            assert argument["type"] in ("mixed", "variable"), name
+            assert argument["type"] in INPUT_KINDS[declared[name]["type"]], name
+            if argument["type"] != "variable":  # the host makes a text of whatever stands there
+                assert isinstance(argument["value"], str), name
             if name == "json_schema":
                 jsonschema.Draft202012Validator.check_schema(json.loads(argument["value"]))
 
@@ -723,11 +739,26 @@ def test_example_inputs_are_declared(path: str) -> None:
 @every_example
 def test_example_is_accepted_by_the_engine(path: str) -> None:
     for data in tool_nodes(read_yaml(path)):
+        reader = READERS[data["tool_name"]]
         arguments = data["tool_configurations"] | data["tool_parameters"]
         values = {name: argument["value"] for name, argument in arguments.items()}
-        given = chosen(values, default_model="the credential's")
-        assert parsed(ChatParams, given).model == values["model"]
-        assert parsed(Conversation, given).query == values["query"]
+        own = {n: v for n, v in values.items() if n not in reader.handled_before - {"custom_model"}}
+        read = reader.read(chosen(own, default_model="the credential's"))
+        for name, value in own.items():
+            if value and isinstance(read.get(name), str):
+                assert read[name] == value, name
+
+
+@every_example
+def test_example_templates_are_accepted_by_the_engine(path: str) -> None:
+    no_engine: Any = None  # what is wrong with a chain shows before one is asked
+    for data in tool_nodes(read_yaml(path)):
+        inputs = {name: argument["value"] for name, argument in data["tool_parameters"].items()}
+        if data["tool_name"] == "holysheep_batch":
+            Template(inputs["prompt_template"])
+        if data["tool_name"] == "holysheep_chain":
+            params = parsed(ChainParams, inputs | {"model": config.DEFAULT_MODEL})
+            Chain(no_engine, params, clock=FakeClock())
 
 
 @every_example
