@@ -1,12 +1,14 @@
 """The command line: ``python -m holysheep chat "Hello" --model deepseek-v3.2 --stream``.
 
 The answer goes to standard output and nothing else does; errors go to standard error as one line,
-``error: <error_type>: <message>``. Exit codes: 0 answered, 1 bug or interrupted, 2 wrong usage or
-input, 3 the key was refused, 4 a rate limit, quota or budget, 5 upstream is down or unreadable,
-6 it did not accept the request.
+``error: <error_type>: <message>``. Exit codes: 0 answered, 1 interrupted, output that nobody takes,
+or a bug, 2 wrong usage or input, 3 the key was refused, 4 a rate limit, quota or budget, 5 upstream
+is down or unreadable, 6 it did not accept the request.
 """
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -18,6 +20,7 @@ from holysheep import config
 from holysheep.client import API_KEY_VARIABLE, BASE_URL_VARIABLE, Client
 from holysheep.errors import (
     AuthError,
+    BadResponse,
     BudgetExceeded,
     HolySheepError,
     InputError,
@@ -41,22 +44,77 @@ def exit_code(error: HolySheepError) -> int:
     for kinds, code in EXIT_CODES:
         if isinstance(error, kinds):
             return code
-    return 6 if isinstance(error, UpstreamError) and not error.retryable else 5
+    refused = isinstance(error, UpstreamError) and not error.retryable
+    return 6 if refused and not isinstance(error, BadResponse) else 5
 
 
 def _reports_errors[**P](command: Callable[P, None]) -> Callable[P, None]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            if sys.stdout is None:
+                # Before anything is asked for that nobody would see.
+                raise _OutputLost(OSError(errno.EBADF, os.strerror(errno.EBADF)))
             command(*args, **kwargs)
-        except UnicodeDecodeError:
+        except UnicodeError:
             click.echo("error: invalid_input: The input is not UTF-8 text.", err=True)
             sys.exit(2)
+        except _OutputLost as error:
+            if error.reason.errno != errno.EPIPE:  # a reader that leaves has seen enough
+                told = error.reason.strerror
+                click.echo(f"error: output: The answer could not be written: {told}.", err=True)
+            _give_up_output()
+            sys.exit(1)
         except HolySheepError as error:
             click.echo(f"error: {error.error_type}: {error}", err=True)
             sys.exit(exit_code(error))
 
     return run
+
+
+class _OutputLost(Exception):
+    """Standard output is full, or closed."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _say(text: str, *, nl: bool = True) -> None:
+    """Print, at once."""
+    try:
+        click.echo(text, nl=nl)
+    except OSError as error:
+        raise _OutputLost(error) from None
+
+
+def _give_up_output() -> None:
+    """Let what is left in the buffer go nowhere, or the interpreter complains when it ends."""
+    try:
+        number = sys.stdout.fileno()
+    except (AttributeError, OSError):
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def _client(api_key: str | None, base_url: str) -> Client:
+    if not (api_key or "").strip():
+        raise SettingsError(
+            f"There is no API key. Set {API_KEY_VARIABLE} in the environment, or give --api-key."
+        )
+    return Client(api_key, base_url=base_url)
+
+
+def _utf8(argument: str) -> str:
+    """An argument, whose bytes must be UTF-8 whatever the locale says. Raises ``UnicodeError``."""
+    return os.fsencode(argument).decode()
+
+
+def _standard_input() -> str:
+    """All of standard input, whatever the locale says. Raises ``UnicodeError``."""
+    if sys.stdin is None:
+        raise InputError("Standard input is closed, so there is no prompt to read from it.")
+    return sys.stdin.buffer.read().decode("utf-8-sig")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -112,23 +170,21 @@ def chat(
     **params: Any,
 ) -> None:
     """Ask PROMPT ("-" reads it from standard input) and print the answer."""
-    if prompt == "-":
-        prompt = sys.stdin.read()
+    prompt = _standard_input() if prompt == "-" else _utf8(prompt)
     messages = [{"role": "user", "content": prompt}]
     if system:
-        messages.insert(0, {"role": "system", "content": system})
+        messages.insert(0, {"role": "system", "content": _utf8(system)})
     given = {name: value for name, value in params.items() if value not in (None, ())}
     if json_schema is not None:
         given["json_schema"] = json_schema.read() or "-"
-    with Client(api_key, base_url=base_url) as client:
+    with _client(api_key, base_url) as client:
         if stream and not as_json:
             for delta in client.stream(messages, **given):
-                click.echo(delta.text, nl=False)
-                sys.stdout.flush()
-            click.echo()
+                _say(delta.text, nl=False)
+            _say("")
             return
         result = client.chat(messages, **given)
-    click.echo(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result.text)
+    _say(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result.text)
 
 
 @main.command()
@@ -136,6 +192,6 @@ def chat(
 @_reports_errors
 def models(base_url: str, api_key: str | None) -> None:
     """List the models that the gateway offers to the key, one a line."""
-    with Client(api_key, base_url=base_url) as client:
+    with _client(api_key, base_url) as client:
         for model in client.models():
-            click.echo(model)
+            _say(model)

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from holysheep.credentials import check_credentials, list_models
 from holysheep.engine import Answer
-from holysheep.errors import InputError
+from holysheep.errors import InputError, SettingsError
 from holysheep.options import Options
 from holysheep.params import ChatParams, parse_messages
 from holysheep.ports import SystemClock
@@ -14,7 +14,7 @@ from holysheep.reading import chosen, parsed
 from holysheep.registry import Registry
 from holysheep.result import ChatResult
 from holysheep.settings import FIELDS, parse_settings
-from holysheep.types import ChatRequest, Delta
+from holysheep.types import ChatRequest, Delta, JsonObject
 
 API_KEY_VARIABLE = "HOLYSHEEP_API_KEY"
 BASE_URL_VARIABLE = "HOLYSHEEP_BASE_URL"
@@ -54,10 +54,17 @@ class Client:
         unknown = sorted(set(settings) - set(FIELDS))
         if unknown:
             raise TypeError(f"unknown settings: {', '.join(unknown)}")
+        if api_key is None:
+            api_key = os.environ.get(API_KEY_VARIABLE)
+            if not (api_key or "").strip():
+                raise SettingsError(
+                    f"There is no API key. Set {API_KEY_VARIABLE} in the environment, or pass"
+                    " api_key."
+                )
         self._settings = parse_settings(
             {
                 **settings,
-                "api_key": api_key if api_key is not None else os.environ.get(API_KEY_VARIABLE),
+                "api_key": api_key,
                 "base_url": base_url or os.environ.get(BASE_URL_VARIABLE),
             }
         )
@@ -80,7 +87,7 @@ class Client:
         ``messages`` is a text, or a conversation in OpenAI's form. ``params`` are those of the
         node: ``model``, ``temperature``, ``max_tokens``, ``response_format``, ``json_schema``,
         ``tools``, ``cache``, ``fallback_models``, ``timeout_s``, ``max_retries``, and the keys of
-        ``options``.
+        ``options``. All texts together have at most 1,000,000 characters.
 
         Raises ``InputError`` before anything is sent, else the errors of ``holysheep.errors``.
         """
@@ -122,20 +129,31 @@ def _parse(
         conversation = parse_messages(list(messages), "messages")
     except ValueError as error:
         raise InputError(str(error)) from None
-    if not conversation:
+    if not conversation or _is_blank(conversation[-1]):
         raise InputError("messages is empty: give the model something to answer.")
     options = {name: given[name] for name in given if name in Options.model_fields}
-    params = parsed(
-        ChatParams,
-        {
-            **chosen(
-                {name: given[name] for name in given if name in _PARAMS},
-                default_model=default_model,
-            ),
-            "options": options,
-        },
+    given = {name: given[name] for name in given if name in _PARAMS}
+    values = chosen(
+        {**given, "options": options, "messages": [_texts(message) for message in conversation]},
+        default_model=default_model,
     )
+    del values["messages"]
+    params = parsed(ChatParams, values)
     return params, params.request(conversation)
+
+
+def _is_blank(message: JsonObject) -> bool:
+    """Whether this is a question that asks nothing."""
+    content = message.get("content")
+    return message["role"] == "user" and isinstance(content, str) and not content.strip()
+
+
+def _texts(message: JsonObject) -> JsonObject:
+    """A message without its images and the like, whose size is no matter of characters."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [part for part in content if part.get("type") == "text"]}
 
 
 _PARAMS = set(ChatParams.model_fields) - {"options", "on_error"}

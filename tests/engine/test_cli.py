@@ -66,6 +66,18 @@ def shell(upstream: Upstream) -> Shell:
     return Shell(upstream.url)
 
 
+def in_bash(shell: Shell, line: str, *arguments: str) -> Any:
+    """The result of a command whose streams the shell has redirected."""
+    return subprocess.run(
+        ["bash", "-c", line, "bash", sys.executable, "-m", "holysheep", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **{name: str(value) for name, value in shell.environment.items()}},
+        capture_output=True,
+        check=False,
+        timeout=20,
+    )
+
+
 def fails(result: Result, code: int, kind: str, words: str = "") -> str:
     """Check what a script relies on, and return the error's line."""
     assert result.exit_code == code, result.output
@@ -248,12 +260,31 @@ class TestErrors:
         assert result.exit_code == 2
         assert len(result.stderr.splitlines()) == 1
 
-    @pytest.mark.parametrize("key", [None, "", "short"])
+    @pytest.mark.parametrize("key", [None, "", " "])
     @pytest.mark.parametrize("command", [["chat", "Hi"], ["models"]])
     def test_no_key(
         self, upstream: Upstream, shell: Shell, key: str | None, command: list[str]
     ) -> None:
-        fails(shell(*command, HOLYSHEEP_API_KEY=key), 2, "settings", "api_key")
+        told = fails(shell(*command, HOLYSHEEP_API_KEY=key), 2, "settings", "HOLYSHEEP_API_KEY")
+        assert "--api-key" in told
+        assert upstream.stats().calls == 0
+
+    def test_a_key_that_is_none(self, upstream: Upstream, shell: Shell) -> None:
+        fails(shell("models", HOLYSHEEP_API_KEY="short"), 2, "settings", "api_key is too short")
+        assert upstream.stats().models_calls == 0
+
+    @pytest.mark.parametrize("prompt", ["", " ", "\n\t"], ids=repr)
+    @pytest.mark.parametrize("stdin", [False, True], ids=["argument", "stdin"])
+    def test_a_prompt_that_asks_nothing(
+        self, upstream: Upstream, shell: Shell, prompt: str, *, stdin: bool
+    ) -> None:
+        result = shell("chat", "-", stdin=prompt) if stdin else shell("chat", prompt)
+        fails(result, 2, "invalid_input", "empty")
+        assert upstream.stats().calls == 0
+
+    def test_a_prompt_that_is_too_long(self, upstream: Upstream, shell: Shell) -> None:
+        result = shell("chat", "-", stdin="x" * 1_000_001)
+        fails(result, 2, "invalid_input", "at most 1,000,000")
         assert upstream.stats().calls == 0
 
     def test_a_key_that_is_wrong(self, shell: Shell) -> None:
@@ -289,6 +320,7 @@ class TestErrors:
             "ConnectFailed": 5,
             "TimedOut": 5,
             "BadResponse": 5,
+            "Redirected": 5,
             "CircuitOpen": 5,
             "DeadlineExceeded": 5,
             "SharedAnswerLate": 5,
@@ -314,10 +346,62 @@ class TestProcess:
         assert (ended.returncode, ended.stderr) == (0, b"")
         assert json.loads(ended.stdout)["text"].startswith("You said: Grüße")
 
-    def test_a_prompt_that_is_no_utf_8(self, shell: Shell) -> None:
-        ended = shell.process("chat", b"caf\xe9")
-        assert b"Traceback" not in ended.stderr
-        assert ended.returncode in (0, 2)
+    @pytest.mark.parametrize("locale", [None, "C"])
+    @pytest.mark.parametrize("utf8_mode", [None, "0"])
+    def test_bytes_that_are_no_utf_8(
+        self, upstream: Upstream, shell: Shell, locale: str | None, utf8_mode: str | None
+    ) -> None:
+        env = {"LC_ALL": locale, "LANG": locale, "PYTHONUTF8": utf8_mode}
+        if utf8_mode:
+            env["PYTHONCOERCECLOCALE"] = "0"
+        for arguments, stdin in (
+            (("chat", b"caf\xe9"), b""),
+            (("chat", "Hi", "--system", b"caf\xe9"), b""),
+            (("chat", "-"), b"caf\xe9"),
+        ):
+            ended = shell.process(*arguments, env=env, input=stdin)
+            assert ended.stderr == b"error: invalid_input: The input is not UTF-8 text.\n"
+            assert ended.returncode == 2
+        assert upstream.stats().calls == 0
+
+    @pytest.mark.parametrize("utf8_mode", [None, "0"])
+    def test_utf_8_is_read_as_such_in_any_locale(
+        self, upstream: Upstream, shell: Shell, utf8_mode: str | None
+    ) -> None:
+        env = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": utf8_mode}
+        if utf8_mode:
+            env["PYTHONCOERCECLOCALE"] = "0"
+        shell.process("chat", "-", env=env, input="\ufeffGrüße".encode())
+        shell.process("chat", "Grüße", env=env)
+        assert [request["json"]["messages"][0]["content"] for request in upstream.requests()] == [
+            "Grüße",
+            "Grüße",
+        ]
+
+    @pytest.mark.parametrize("command", [["chat", "Hi"], ["chat", "Hi", "--stream"], ["models"]])
+    def test_an_output_that_is_full(self, shell: Shell, command: list[str]) -> None:
+        ended = in_bash(shell, '"$@" > /dev/full', *command)
+        told = b"error: output: The answer could not be written: No space left on device.\n"
+        assert (ended.returncode, ended.stderr) == (1, told)
+
+    @pytest.mark.parametrize("command", [["chat", "Hi"], ["chat", "Hi", "--stream"], ["models"]])
+    def test_an_output_that_is_closed_costs_no_call(
+        self, upstream: Upstream, shell: Shell, command: list[str]
+    ) -> None:
+        ended = in_bash(shell, '"$@" >&-', *command)
+        told = b"error: output: The answer could not be written: Bad file descriptor.\n"
+        assert (ended.returncode, ended.stderr) == (1, told)
+        assert upstream.requests() == []
+
+    @pytest.mark.parametrize("command", [["chat", "Hi"], ["chat", "Hi", "--stream"], ["models"]])
+    def test_a_reader_that_never_reads(self, shell: Shell, command: list[str]) -> None:
+        ended = in_bash(shell, '("$@"; echo $? >&2) | true', *command)
+        assert ended.stderr == b"1\n"
+
+    def test_an_input_that_is_closed(self, shell: Shell) -> None:
+        ended = in_bash(shell, '"$@" <&-', "chat", "-")
+        assert ended.returncode == 2
+        assert ended.stderr.startswith(b"error: invalid_input: Standard input is closed")
 
     def test_a_terminal_that_knows_no_unicode(self, upstream: Upstream, shell: Shell) -> None:
         upstream.script(do.ok("Grüße 🐑"))

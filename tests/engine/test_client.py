@@ -178,6 +178,57 @@ class TestChat:
         assert upstream.stats().connections == 2
 
 
+class TestMessages:
+    @pytest.mark.parametrize(
+        "messages",
+        [
+            "",
+            " \n\t",
+            [],
+            [{"role": "user", "content": ""}],
+            [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " "}],
+        ],
+        ids=str,
+    )
+    def test_nothing_is_no_question(
+        self, upstream: Upstream, client: Client, messages: Any
+    ) -> None:
+        for ask in (client.chat, client.stream):
+            with pytest.raises(InputError, match="messages is empty"):
+                ask(messages)
+        assert upstream.stats().calls == 0
+
+    @pytest.mark.parametrize(
+        ("messages", "params"),
+        [
+            ("x" * 1_000_001, {}),
+            ([{"role": "user", "content": "x" * 250_000}] * 4, {"json_schema": {"title": "y" * 9}}),
+            ([{"role": "user", "content": [{"type": "text", "text": "x" * 1_000_001}]}], {}),
+            ("Hi", {"stop": ["x" * 1_000_001]}),
+        ],
+        ids=["text", "together", "parts", "options"],
+    )
+    def test_more_than_a_million_characters_are_refused(
+        self, upstream: Upstream, client: Client, messages: Any, params: Any
+    ) -> None:
+        with pytest.raises(InputError, match="at most 1,000,000"):
+            client.chat(messages, **params)
+        assert upstream.stats().calls == 0
+
+    def test_a_text_just_below_is_sent(self, upstream: Upstream, client: Client) -> None:
+        client.chat("x" * 999_000)
+        assert upstream.stats().calls == 1
+
+    def test_an_image_is_no_text(self, upstream: Upstream, client: Client) -> None:
+        url = "data:image/png;base64," + "A" * 1_500_000
+        parts = [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": "What?"},
+        ]
+        client.chat([{"role": "user", "content": parts}])
+        assert upstream.requests()[-1]["json"]["messages"][0]["content"] == parts
+
+
 class TestStream:
     def test_pieces_and_result(self, upstream: Upstream, client: Client) -> None:
         upstream.script(do.ok(chunks=["one ", "two ", "three"], reasoning="Why?"))
@@ -476,7 +527,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("key", "words"),
         [
-            (None, "api_key is empty"),
+            (None, "Set HOLYSHEEP_API_KEY in the environment, or pass api_key"),
             ("", "api_key is empty"),
             ("   ", "api_key is empty"),
             ("test-key", "too short"),
