@@ -192,7 +192,8 @@ def check_rows(rows: Iterable[Row], template: Template, clock: Clock) -> int:
 class Batch:
     """One run over ``rows``. Iterate ``results`` once; ``totals`` then has the sums.
 
-    ``total`` is the number of rows where it is known. ``app_id`` and ``user_id`` say whose cached
+    ``total`` is the number of rows where it is known. Without ``has_deadline`` it takes as long as
+    it takes, as outside a host. ``app_id`` and ``user_id`` say whose cached
     answers may be shared, where the options ask for that. Raises ``InputError`` for a template that
     cannot be used.
     """
@@ -209,6 +210,7 @@ class Batch:
         app_id: str | None = None,
         user_id: str | None = None,
         started_s: float | None = None,
+        has_deadline: bool = True,
     ) -> None:
         self.totals = Totals()
         self._engine = engine
@@ -221,7 +223,7 @@ class Batch:
         self._rows = iter(rows)
         self._total = total
         self._started_s = clock.monotonic() if started_s is None else started_s
-        self._ends_s = self._started_s + params.deadline_s
+        self._ends_s = self._started_s + (params.deadline_s if has_deadline else config.A_YEAR_S)
         self._left_s: float | None = None
         self._twins: Twins[_Task] = Twins(clock)
 

@@ -38,6 +38,13 @@ MAX_ERROR_BODY_BYTES = 1024 * 1024
 MAX_DRAIN_BYTES = 64 * 1024
 # ... and for so long: the caller has his answer already.
 MAX_DRAIN_S = 0.1
+# From the finish reason to [DONE]. The usage comes between them, and a gateway that first counts
+# takes a moment; one that never says [DONE] keeps a caller who has seen the text waiting so long.
+MAX_REST_S = 2.0
+
+# What a model refuses is left out of its requests for so long. Then it is asked again, by a request
+# that costs nothing if it is refused, so that a gateway that has changed is found out.
+QUIRK_TTL_S = 3600.0
 
 # Retry: full jitter over 0.5 s, 1 s, 2 s, 4 s, then 8 s.
 BACKOFF_BASE_S = 0.5
@@ -88,6 +95,8 @@ MAX_BATCH_ROWS = 100_000
 # Below the 600 s after which Dify ends a node, with time left to hand the results over.
 BATCH_DEADLINE_S = 540
 MAX_DEADLINE_S = 580
+# The deadline of what has none.
+A_YEAR_S = 365 * 86_400
 # Results that may wait for an earlier row to end, so that they come out in order. Beyond, no new
 # row is begun.
 BATCH_AHEAD_BYTES = 16 * 1024 * 1024

@@ -108,7 +108,8 @@ def _number(value: Any) -> Decimal | None:
 class ResultFile:
     """Writes rows as they come into files below ``folder``, each within ``max_bytes``.
 
-    A row is never divided: one that is larger than a part has a part of its own.
+    ``None`` = one file, however large. A row is never divided: one that is larger than a part has
+    a part of its own.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class ResultFile:
         file_format: FileFormat,
         *,
         name: str = "results",
-        max_bytes: int = config.MAX_FILE_BYTES,
+        max_bytes: int | None = config.MAX_FILE_BYTES,
     ) -> None:
         self._folder = folder
         self._format = file_format
@@ -131,9 +132,15 @@ class ResultFile:
     def write(self, result: RowResult) -> None:
         """Append a row."""
         line = self._line(result)
-        if self._file is None or self._size + len(line) > self._max_bytes:
+        is_full = self._max_bytes is not None and self._size + len(line) > self._max_bytes
+        if self._file is None or is_full:
             self._begin_part()
         self._append(line)
+
+    def flush(self) -> None:
+        """Hand over to the system what was written."""
+        if self._file is not None:
+            self._file.flush()
 
     def close(self) -> None:
         """End the last part. One that is the only one loses its number."""
@@ -147,7 +154,8 @@ class ResultFile:
     def _begin_part(self) -> None:
         if self._file is not None:
             self._file.close()
-        path = self._folder / f"{self._name}-{len(self.paths) + 1}.{self._format}"
+        number = "" if self._max_bytes is None else f"-{len(self.paths) + 1}"
+        path = self._folder / f"{self._name}{number}.{self._format}"
         self.paths.append(path)
         self._file = path.open("wb")
         self._size = 0

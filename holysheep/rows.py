@@ -26,7 +26,7 @@ from holysheep.results import RowResult, is_result_row, result_from
 from holysheep.types import JsonObject
 from holysheep.wording import shortened
 
-__all__ = ["Row", "Rows", "joined", "rows_of_file", "rows_of_queries"]
+__all__ = ["Row", "Rows", "joined", "rows_of_file", "rows_of_items", "rows_of_queries"]
 
 _KNOWN = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".gsheet")
@@ -118,7 +118,9 @@ def rows_of_queries(queries: Any) -> Rows:
     return Rows(read)
 
 
-def rows_of_file(content: bytes, filename: str) -> Rows:
+def rows_of_file(
+    content: bytes, filename: str, *, max_bytes: int | None = config.MAX_FILE_BYTES
+) -> Rows:
     """The rows of a file, read as what the end of its name says.
 
     ``.txt`` has a row in each line that is not blank; ``.csv`` and ``.tsv`` one in each record
@@ -126,7 +128,8 @@ def rows_of_file(content: bytes, filename: str) -> Rows:
     array of them. A file without such an end is read as what it looks like. The rows of a result
     file, written as JSON Lines or CSV by an earlier run, have ``earlier``.
 
-    Raises ``InputError`` for a file of another kind or in an unknown encoding.
+    Raises ``InputError`` for a file of another kind, in an unknown encoding, or larger than
+    ``max_bytes``.
     """
     shown = shortened(redact(filename), 60)
     suffix = _suffix(filename)
@@ -137,8 +140,8 @@ def rows_of_file(content: bytes, filename: str) -> Rows:
         )
     if suffix in _SPREADSHEETS or content.startswith(_SPREADSHEET_BYTES):
         raise InputError(f"file: {shown!r} is a spreadsheet: save it as CSV (UTF-8) and use that.")
-    if len(content) > config.MAX_FILE_BYTES:
-        limit = config.MAX_FILE_BYTES // (1024 * 1024)
+    if max_bytes is not None and len(content) > max_bytes:
+        limit = max_bytes // (1024 * 1024)
         raise InputError(f"file: {shown!r} is larger than {limit} MB.")
     file = _File(content, shown, _encoding(content, shown))
     match suffix or _suffix_by_content(file):
@@ -153,6 +156,12 @@ def rows_of_file(content: bytes, filename: str) -> Rows:
         case _:
             source = _Source("file", "line", shown, expected="a text in each line")
             return Rows(lambda: _rows(_text_lines(file, source), source))
+
+
+def rows_of_items(items: Iterable[Any]) -> Iterator[Row]:
+    """The rows of texts or objects, checked as they come; they can be read once only."""
+    source = _Source("rows", "item", expected="texts or objects")
+    return _rows(_values(enumerate(items, 1), source), source)
 
 
 def joined(*parts: Rows) -> Rows:
