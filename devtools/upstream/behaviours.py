@@ -263,7 +263,7 @@ def outage(code: int = 503) -> Behaviour:
 
 
 def stall(
-    before: Literal["headers", "first_chunk", "after_chunks"],
+    before: Literal["headers", "first_chunk", "after_chunks", "after_finish"],
     seconds: float,
     *,
     chunks: int = 1,
@@ -273,6 +273,7 @@ def stall(
 
     ``headers``: nothing is sent before it. ``first_chunk``: between headers and body.
     ``after_chunks``: after ``chunks`` chunks of a stream, or in the middle of a JSON body.
+    ``after_finish``: behind the last finish reason of a stream, so before its usage and [DONE].
     """
     _check_span("seconds", seconds)
     return _answer(answer) | {"stall": {"before": before, "seconds": seconds, "chunks": chunks}}
@@ -294,7 +295,7 @@ def trickle(
 
 
 def reset(
-    after: Literal["accept", "headers", "chunks"] = "accept",
+    after: Literal["accept", "headers", "chunks", "finish"] = "accept",
     *,
     chunks: int = 1,
     how: Literal["rst", "fin"] = "rst",
@@ -303,7 +304,8 @@ def reset(
     """The TCP connection ends before the answer is complete.
 
     ``accept``: no byte of an answer. ``headers``: status line and headers only. ``chunks``: so many
-    chunks of a stream, or half of a JSON body. ``how``: a real RST (SO_LINGER 0) or a clean FIN.
+    chunks of a stream, or half of a JSON body. ``finish``: a stream up to its last finish reason.
+    ``how``: a real RST (SO_LINGER 0) or a clean FIN.
     """
     return _answer(answer) | {"reset": {"after": after, "chunks": chunks, "how": how}}
 
@@ -351,6 +353,8 @@ def sse(
     event_bytes: int | None = None,
     error: Mapping[str, Any] | str | None = None,
     error_after: int = 0,
+    error_key: bool = True,
+    keep_alive: str | None = None,
     tool_fragments: int = 3,
     tool_index: bool = True,
     dialect: Literal["chat", "responses"] = "chat",
@@ -376,6 +380,8 @@ def sse(
                        ``chunk_delay_ms`` then lies between these.
     ``event_bytes``    a text of that many bytes, all in one event.
     ``error``          an event {"error": ...} after ``error_after`` pieces of text; then the end.
+    ``error_key``      False: ``error``, a mapping, is that event itself.
+    ``keep_alive``     an event with this text as its data before every event.
     ``tool_fragments`` pieces of the arguments of each tool call; ``tool_index``: with their index.
     ``dialect``        ``responses``: events of the Responses API, with ``ending`` as the last one.
 
@@ -397,6 +403,8 @@ def sse(
         "split_bytes": split_bytes,
         "error": dict(error) if isinstance(error, Mapping) else error,
         "error_after": error_after,
+        "error_key": error_key,
+        "keep_alive": keep_alive,
         "tool_fragments": tool_fragments,
         "tool_index": tool_index,
         "dialect": dialect,

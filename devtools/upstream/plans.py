@@ -347,6 +347,18 @@ def _place_of_chunk(steps: list[Step], chunks: int) -> int:
     return place
 
 
+def _place_of_finish(steps: list[Step]) -> int:
+    """Index just behind the last chunk with a finish reason, or behind the head without one."""
+    return next(
+        (
+            index + 1
+            for index, step in reversed(list(enumerate(steps)))
+            if isinstance(step, Data) and b'"finish_reason":"' in step.body
+        ),
+        _place_of_head(steps) + 1,
+    )
+
+
 def _unfolded(steps: list[Step]) -> list[Step]:
     """The same steps with a complete answer taken apart: its head and two halves of its body."""
     unfolded: list[Step] = []
@@ -372,6 +384,8 @@ def _stalled(steps: list[Step], stall: Mapping[str, Any]) -> list[Step]:
             place = _place_of_head(steps)
         case "first_chunk":
             place = _place_of_head(steps) + 1
+        case "after_finish":
+            place = _place_of_finish(steps)
         case _:
             place = _place_of_chunk(steps, int(stall["chunks"]))
     return [*steps[:place], pause, *steps[place:]]
@@ -384,6 +398,8 @@ def _broken_off(steps: list[Step], reset: Mapping[str, Any]) -> list[Step]:
             return [*steps[: _place_of_head(steps)], drop]
         case "headers":
             place = _place_of_head(steps) + 1
+        case "finish":
+            place = _place_of_finish(steps)
         case _:
             place = _place_of_chunk(steps, int(reset["chunks"]))
     kept = [replace(step, last=False) if isinstance(step, Data) else step for step in steps[:place]]

@@ -68,7 +68,8 @@ def stream_pieces(answer: Answer, call: Call, wire: Mapping[str, Any]) -> list[P
 def _spelt(events: list[_Event], wire: Mapping[str, Any]) -> list[Piece]:
     end: str = wire["line_end"]
     field = "data: " if wire["space"] else "data:"
-    if end == "\n" and not any(map(wire.get, ("event_names", "data_lines", "comments"))):
+    plain = not any(map(wire.get, ("event_names", "data_lines", "comments", "keep_alive")))
+    if end == "\n" and plain:
         spelt = [f"{field}{event.data}\n\n" for event in events]
     else:
         spelt = [_spelt_event(event, field, end, wire) for event in events]
@@ -84,6 +85,8 @@ def _spelt(events: list[_Event], wire: Mapping[str, Any]) -> list[Piece]:
 
 def _spelt_event(event: _Event, field: str, end: str, wire: Mapping[str, Any]) -> str:
     lines = [": keep-alive", ""] if wire.get("comments") else []
+    if wire.get("keep_alive"):
+        lines += [field + wire["keep_alive"], ""]
     if wire.get("event_names") and event.name:
         lines.append(f"event: {event.name}")
     data = [event.data]
@@ -103,7 +106,7 @@ def _chat_events(answer: Answer, call: Call, wire: Mapping[str, Any]) -> list[_E
     text_events = [*_text_deltas(answer, chunks), *_tool_deltas(answer, chunks, wire)]
     if wire.get("error") is not None:
         kept = text_events[: wire.get("error_after") or 0]
-        return [*events, *kept, _Event(_error_data(wire["error"]), name="error")]
+        return [*events, *kept, _Event(_error_data(wire), name="error")]
     events.extend(text_events)
     if wire.get("cut"):
         return events
@@ -114,7 +117,10 @@ def _chat_events(answer: Answer, call: Call, wire: Mapping[str, Any]) -> list[_E
     return events
 
 
-def _error_data(error: Any) -> str:
+def _error_data(wire: Mapping[str, Any]) -> str:
+    error = wire["error"]
+    if not wire.get("error_key", True):
+        return encode(error)
     message = {"message": error} if isinstance(error, str) else {}
     return encode({"error": error, **message})
 
@@ -230,7 +236,7 @@ def _responses_events(answer: Answer, call: Call, wire: Mapping[str, Any]) -> li
         )
     if wire.get("error") is not None:
         kept = log.events[: 1 + (wire.get("error_after") or 0)]
-        return [*kept, _Event(_error_data(wire["error"]), name="error")]
+        return [*kept, _Event(_error_data(wire), name="error")]
     items = _responses_items(answer)
     for index, item in enumerate(items):
         log.add("response.output_item.done", output_index=index, item=item)

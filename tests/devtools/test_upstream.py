@@ -764,6 +764,14 @@ class TestSlow:
         assert b"three" not in wire.read_until(b'"two "')
         assert wire.is_silent_for(0.02)
 
+    def test_the_finish_reason_comes_before_a_stall_behind_it(
+        self, wire: Wire, upstream: Upstream
+    ) -> None:
+        upstream.script(do.stall("after_finish", 30, text="one two"))
+        wire.send(streamed())
+        assert b"[DONE]" not in wire.read_until(b'"finish_reason":"stop"')
+        assert wire.is_silent_for(0.02)
+
     def test_half_a_json_body_comes_before_a_stall(self, wire: Wire, upstream: Upstream) -> None:
         upstream.script(do.stall("after_chunks", 30))
         wire.send(chat())
@@ -826,6 +834,16 @@ class TestBrokenConnections:
         received, end = wire.read_until_broken()
         assert b'"two "' in received
         assert b"three" not in received
+        assert not received.endswith(b"0\r\n\r\n")
+        assert end == how
+
+    @pytest.mark.parametrize("how", ["rst", "fin"])
+    def test_after_the_finish_reason(self, wire: Wire, upstream: Upstream, how: Any) -> None:
+        upstream.script(do.reset("finish", how=how, text="one two"))
+        wire.send(streamed())
+        received, end = wire.read_until_broken()
+        assert b'"finish_reason":"stop"' in received
+        assert b"[DONE]" not in received
         assert not received.endswith(b"0\r\n\r\n")
         assert end == how
 
@@ -946,6 +964,12 @@ class TestEventStream:
         assert raw.startswith(b": keep-alive\n\ndata:{")
         assert raw.endswith(b": keep-alive\n\nevent: done\ndata:[DONE]\n\n")
 
+    def test_signs_of_life_as_data(self, client: httpx.Client, upstream: Upstream) -> None:
+        raw = self.raw(client, upstream, keep_alive="ping")
+        first, second, *_, last, end = raw.split(b"\n\n")
+        assert (first, second[:7], last, end) == (b"data: ping", b"data: {", b"data: [DONE]", b"")
+        assert raw.count(b"data: ping\n\n") == raw.count(b"data: ") / 2
+
     def test_several_data_lines_join_to_one_object(
         self, client: httpx.Client, upstream: Upstream
     ) -> None:
@@ -1012,6 +1036,11 @@ class TestEventStream:
         assert deltas_of(events[:-2]) == ["one "][:after]
         assert events[-2]["error"] == error
         assert events[-1] == "[DONE]"
+
+    def test_an_error_without_its_key(self, client: httpx.Client, upstream: Upstream) -> None:
+        error = {"message": "Overloaded", "code": 529}
+        upstream.script(do.sse(error=error, error_key=False))
+        assert events_of(ask_stream(client))[-2] == error
 
     @pytest.mark.parametrize("tool_index", [True, False])
     def test_tool_call_fragments(
