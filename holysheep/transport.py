@@ -23,6 +23,7 @@ from holysheep.errors import (
     DeadlineExceeded,
     HolySheepError,
     TimedOut,
+    UnknownModel,
     UpstreamError,
 )
 from holysheep.faults import REQUEST_ID_HEADERS, error_for, looks_like_page, shown_id, with_id
@@ -30,7 +31,7 @@ from holysheep.inflate import ACCEPTED, inflated
 from holysheep.network import Limit, limits
 from holysheep.pool import PooledTransport
 from holysheep.ports import Clock
-from holysheep.quirks import Quirks
+from holysheep.quirks import Quirks, Trial
 from holysheep.redact import redact
 from holysheep.settings import Settings
 from holysheep.tokens import estimate_prompt_tokens, estimate_tokens
@@ -81,29 +82,36 @@ class ChatTransport:
 
     def _open(self, call: Call) -> tuple[httpx.Response, tuple[str, ...]]:
         """Send the request until it is accepted; also what was left out for that."""
+        trial = Trial(self._quirks, call.request, stream=call.stream)
+        first: BadRequest | None = None
         while True:
-            left_out = self._quirks.refused_by(call.request.model)
-            call.trace.attempts += 1
-            call.trace.request_id = None
-            response = self._pool.handle_request(
-                httpx.Request(
-                    "POST",
-                    self._url,
-                    headers=self._headers,
-                    content=encode(call.request, stream=call.stream, left_out=left_out),
-                    extensions={"timeout": self._limits_of(call)},
-                )
-            )
+            response = self._send(call, trial.left_out)
             if response.status_code == 200:
-                return response, left_out
+                trial.accepted()
+                return response, trial.left_out
             try:
                 error = self._failure(response, call)
             finally:
                 response.close()
-            if not isinstance(error, BadRequest) or not self._quirks.learn(
-                call.request, error, left_out
-            ):
+            if not isinstance(error, BadRequest) or isinstance(error, UnknownModel):
                 raise error
+            # What is wrong with the request as the author made it, not as it was changed here.
+            first = first or error
+            if not trial.refused(error):
+                raise first
+
+    def _send(self, call: Call, left_out: tuple[str, ...]) -> httpx.Response:
+        call.trace.attempts += 1
+        call.trace.request_id = None
+        return self._pool.handle_request(
+            httpx.Request(
+                "POST",
+                self._url,
+                headers=self._headers,
+                content=encode(call.request, stream=call.stream, left_out=left_out),
+                extensions={"timeout": self._limits_of(call)},
+            )
+        )
 
     def get(self, path: str, deadline_s: float) -> tuple[int, httpx.Headers, bytes]:
         """GET ``path`` below the base URL: status, headers and body, whatever the status.

@@ -39,7 +39,8 @@ def encode(request: ChatRequest, *, stream: bool, left_out: tuple[str, ...] = ()
         kept = {name: value for name, value in request.body.items() if name not in left_out}
         for name in left_out:
             if name in RENAMED and name in request.body:
-                kept[RENAMED[name]] = request.body[name]
+                # An author who knows the other name has said what he wants.
+                kept.setdefault(RENAMED[name], request.body[name])
         body = ChatRequest(kept).canonical()
     if not stream:
         return body

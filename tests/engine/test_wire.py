@@ -94,6 +94,11 @@ class TestEncode:
             "stream": True,
         }
 
+    def test_a_limit_that_the_author_gave_by_its_other_name_is_kept(self) -> None:
+        request = ChatRequest({**self.REQUEST.body, "max_completion_tokens": 7})
+        sent = json.loads(encode(request, stream=False, left_out=("max_tokens",)))
+        assert sent["max_completion_tokens"] == 7
+
     def test_unusual_characters_travel_as_utf_8(self) -> None:
         request = ChatRequest({"model": "m", "messages": [{"content": "\u2028 é 中 🐑 \x00"}]})
         assert "\u2028 é 中 🐑 \\u0000".encode() in encode(request, stream=False)

@@ -523,6 +523,39 @@ def test_rate_limit_of_one_credential_does_not_hold_back_another(llm: Llm) -> No
     llm.check_ok(first.result())
 
 
+# --- parameters that a model does not take ---
+
+
+@pytest.mark.parametrize(
+    ("told", "param"),
+    [
+        ("Unrecognized argument: topk. Known: model, max_tokens, temperature, top_p", "topk"),
+        ("Unrecognized argument: topk. Known: model, max_tokens, temperature, top_p", None),
+        ("temperature 1.8 is not supported, use 0 to 1", "temperature"),
+        ("max_tokens 100000 is not allowed, at most 8192", None),
+    ],
+    ids=["named", "unnamed", "value", "unnamed_value"],
+)
+def test_bad_request_of_one_workflow_changes_nothing_for_another(
+    llm: Llm, told: str, param: str | None
+) -> None:
+    refusal = do.status(400, message=told, param=param)
+    llm.upstream.script(*[refusal] * 6)
+    for number in range(6):
+        llm.failure(f"question {number}", options={"extra_body": {"topk": 5}})
+    assert llm.calls == 6
+    assert llm.ok("of another").variables["meta"]["left_out"] == []
+    assert {"temperature", "top_p", "max_tokens"} <= llm.bodies[-1].keys()
+
+
+def test_parameter_that_a_model_does_not_take_is_left_out_for_all(llm: Llm) -> None:
+    told = "Unsupported parameter: 'temperature' is not supported with this model."
+    llm.upstream.script(do.status(400, message=told, param="temperature"))
+    results = [llm.start(query).result() for query in ("one", "two")]
+    assert [r.variables["meta"]["left_out"] for r in results] == [["temperature"]] * 2
+    assert ["temperature" in body for body in llm.bodies] == [True, False, False]
+
+
 # --- budgets ---
 
 PRICES = "{mine: {input: 0, output: 1000000}}"  # 1 USD a token
