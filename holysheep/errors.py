@@ -15,6 +15,7 @@
     |  +- ConnectFailed     no connection, or one that broke before the answer was complete
     |  +- TimedOut          connect, read, write or pool limit, or the deadline while on the wire
     |  +- BadResponse       an answer that is no chat completion
+    |  |  +- Redirected     3xx: the base URL is another one
     |  +- InvalidOutput     an answer that is not the JSON that was asked for
     +- RefusedLocally       the engine did not send the request
        +- LimiterTimeout    the rate or concurrency limit leaves no room before the deadline
@@ -202,6 +203,14 @@ class BadResponse(UpstreamError):
     retryable = True
     falls_back = True
     is_outage = True
+
+
+class Redirected(BadResponse):
+    """The gateway answered with a redirect, as it will until the base URL is changed."""
+
+    retryable = False
+    falls_back = False
+    is_outage = False
 
 
 class InvalidOutput(UpstreamError):

@@ -20,6 +20,7 @@ from holysheep.errors import (
     BadResponse,
     QuotaExhausted,
     RateLimited,
+    Redirected,
     ServerError,
     TransientConflict,
     UnknownModel,
@@ -271,7 +272,7 @@ def _build(
             **known,
         )
     if status < 400:
-        return BadResponse(
+        return Redirected(
             f"The gateway answered with a redirect (HTTP {status}), which is not followed."
             f" Check the base URL.{ended}",
             **known,

@@ -20,6 +20,7 @@ from holysheep.errors import (
     HolySheepError,
     QuotaExhausted,
     RateLimited,
+    Redirected,
     ServerError,
     TransientConflict,
     UnknownModel,
@@ -82,8 +83,12 @@ class TestStatus:
             (529, ServerError),
             (599, ServerError),
             (999, ServerError),
-            (300, BadResponse),
-            (301, BadResponse),
+            (300, Redirected),
+            (301, Redirected),
+            (302, Redirected),
+            (303, Redirected),
+            (307, Redirected),
+            (308, Redirected),
             (304, BadResponse),
             (307, BadResponse),
         ],
@@ -101,6 +106,13 @@ class TestStatus:
         error = error_of(status)
         assert isinstance(error, BadResponse)
         assert "redirect" not in error.message
+
+    @pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
+    def test_a_redirect_is_no_outage_and_no_reason_to_ask_again(self, status: int) -> None:
+        error = error_of(status, b"", {"location": "/v2"})
+        assert isinstance(error, BadResponse)
+        assert error.error_type == "bad_response"
+        assert (error.retryable, error.falls_back, error.is_outage) == (False, False, False)
 
     @pytest.mark.parametrize("name", ["x-request-id", "request-id", "x-requestid", "cf-ray"])
     def test_request_ids_by_their_names(self, name: str) -> None:

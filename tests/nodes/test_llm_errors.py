@@ -186,6 +186,7 @@ def test_redirect_is_not_followed(llm: Llm, code: int) -> None:
         llm.upstream.default(do.redirect(f"{elsewhere.url}/v1/chat/completions", code))
         error = llm.failure(max_retries=0)
         assert elsewhere.seen == [], "the key must not go to another host"
+    assert llm.calls == 1, "it says the same until the base URL is changed"
     assert str(code) in error.message
     assert "base URL" in error.message
     assert error.type == UNAVAILABLE
