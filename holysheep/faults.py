@@ -151,6 +151,13 @@ def with_id(message: str, request_id: str | None) -> str:
     return f"{message} (request id {request_id})" if request_id else message
 
 
+def saying(detail: str) -> str:
+    """An error's ``detail`` as a sentence to put behind others; empty where there is none."""
+    if not detail:
+        return ""
+    return f" It says: {detail}" + ("" if detail.endswith((".", "!", "?", "…")) else ".")
+
+
 def looks_like_page(body: bytes, content_type: str) -> bool:
     """Whether a body is a web page rather than an API's answer."""
     start = body[:256].lstrip().lower()
@@ -225,9 +232,7 @@ def _build(
 ) -> UpstreamError:
     # Cut first: upstream's text may be long, and redaction looks at every character.
     told = shortened(redact(whole_characters(fault.message[:_MAX_READ_CHARS]), *secrets))
-    said = (
-        f" It says: {told}" + ("" if told.endswith((".", "!", "?", "…")) else ".") if told else ""
-    )
+    said = saying(told)
     if request_id:
         request_id = shown_id(request_id, *secrets)
     param = fault.param and shortened(redact(fault.param[:_MAX_READ_CHARS], *secrets), 80)

@@ -12,6 +12,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from holysheep import config
 from holysheep.errors import HolySheepError, LimitBeyondDeadline, RateLimited
+from holysheep.faults import saying, with_id
 from holysheep.ports import Clock, Rng
 from holysheep.streams import unseen
 from holysheep.types import Call, Event, Handler
@@ -77,8 +78,13 @@ def _is_retryable(error: BaseException) -> bool:
 
 
 def _beyond_deadline(error: RateLimited, wait_s: float) -> LimitBeyondDeadline:
+    # Not the message with more behind it: it tells the wait already, and ends with the id.
+    told = (
+        f"The gateway's rate limit is reached (HTTP 429).{saying(error.detail)} It resets"
+        f" in {span(wait_s)}, after the deadline of this call. Try again then, or raise timeout_s."
+    )
     return LimitBeyondDeadline(
-        f"{error.message} It resets in {span(wait_s)}, after the deadline of this call.",
+        with_id(told, error.request_id),
         status=error.status,
         retry_after_s=wait_s,
         request_id=error.request_id,

@@ -23,6 +23,7 @@ from holysheep.errors import (
     LimiterTimeout,
     QuotaExhausted,
     RateLimited,
+    Redirected,
     ServerError,
     TimedOut,
     UnknownModel,
@@ -168,6 +169,29 @@ def test_a_rate_limit_that_resets_too_late_fails_at_once_and_says_when() -> None
     assert isinstance(raised.value, QuotaExhausted)
     assert (raised.value.status, raised.value.retry_after_s) == (429, 90.0)
     assert raised.value.request_id == "req-7"
+
+
+def test_a_rate_limit_that_resets_too_late_is_told_once_and_ends_with_its_id() -> None:
+    error = error_for(
+        *(429, {"retry-after": "100", "x-request-id": "req-7"}),
+        b'{"error": {"message": "Slow down"}}',
+        model="gpt-4.1",
+        wall_s=0.0,
+    )
+    retry = OneLayer(retry_layer, error)
+    with pytest.raises(LimitBeyondDeadline) as raised:
+        retry.ask(timeout_s=60)
+    assert raised.value.message == (
+        "The gateway's rate limit is reached (HTTP 429). It says: Slow down. It resets in 100 s,"
+        " after the deadline of this call. Try again then, or raise timeout_s. (request id req-7)"
+    )
+
+
+def test_a_redirect_is_final() -> None:
+    retry = OneLayer(retry_layer, status_error(307))
+    with pytest.raises(Redirected):
+        retry.ask()
+    assert len(retry.below.calls) == 1
 
 
 def test_a_wait_that_would_end_exactly_at_the_deadline_is_not_begun() -> None:

@@ -275,6 +275,8 @@ def test_rate_limit_that_resets_beyond_the_deadline_fails_at_once(
     assert result.error is not None
     assert result.error.type == BAD_REQUEST
     assert "429" in result.error.message
+    assert result.error.message.count(" min)") == 1, "the wait is told once"
+    assert "(request id " in result.error.message.partition("deadline of this call")[2]
     assert "e+" not in result.error.message, "no scientific notation for people"
     assert result.elapsed_ms < 500
     assert llm.calls == 1
