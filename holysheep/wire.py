@@ -465,29 +465,28 @@ class _ThinkSplitter:
 def parse_usage(raw: Any) -> Usage | None:
     """Token counts from a ``usage`` object in any of its spellings; ``None`` if it has none.
 
-    Counts that are no whole numbers of at least 0 make the object unusable.
+    Counts that are no whole numbers of at least 0 make the object unusable. Anthropic's
+    ``input_tokens`` do not include what was read from or written to the cache; ``prompt_tokens``,
+    and ``input_tokens`` with details, do.
     """
     if not isinstance(raw, dict):
         return None
-    prompt = _first(raw, "prompt_tokens", "input_tokens")
-    completion = _first(raw, "completion_tokens", "output_tokens")
-    counts = [_count(prompt), _count(completion)]
-    if None in counts:
+    prompt_tokens = _count(_first(raw, "prompt_tokens", "input_tokens"))
+    completion_tokens = _count(_first(raw, "completion_tokens", "output_tokens"))
+    if prompt_tokens is None or completion_tokens is None:
         return None
-    prompt_tokens, completion_tokens = (count or 0 for count in counts)
     prompt_details = _first(raw, "prompt_tokens_details", "input_tokens_details") or {}
     completion_details = _first(raw, "completion_tokens_details", "output_tokens_details") or {}
+    read = _count(raw.get("cache_read_input_tokens")) or 0
+    created = _count(raw.get("cache_creation_input_tokens")) or 0
+    if raw.get("prompt_tokens") is None and not prompt_details:
+        prompt_tokens += read + created
     cached = (
         _detail(prompt_details, "cached_tokens")
         or _count(raw.get("prompt_cache_hit_tokens"))
-        or _count(raw.get("cache_read_input_tokens"))
-        or 0
+        or read
     )
-    written = (
-        _detail(prompt_details, "cache_write_tokens")
-        or _count(raw.get("cache_creation_input_tokens"))
-        or 0
-    )
+    written = _detail(prompt_details, "cache_write_tokens") or created
     cached = min(cached, prompt_tokens)
     return Usage(
         prompt_tokens=prompt_tokens,

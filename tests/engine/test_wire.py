@@ -791,12 +791,48 @@ class TestUsage:
             ),
             (
                 {
+                    "input_tokens": 10,
+                    "output_tokens": 5,
+                    "cache_read_input_tokens": 1000,
+                    "cache_creation_input_tokens": 200,
+                },
+                Usage(1210, 5, cached_tokens=1000, cache_write_tokens=200),
+            ),
+            (
+                {
+                    "input_tokens": 10,
+                    "output_tokens": 5,
+                    "cache_read_input_tokens": None,
+                    "cache_creation_input_tokens": -1,
+                },
+                Usage(10, 5),
+            ),
+            (
+                {
+                    "prompt_tokens": 1210,
+                    "completion_tokens": 5,
+                    "cache_read_input_tokens": 1000,
+                    "cache_creation_input_tokens": 200,
+                },
+                Usage(1210, 5, cached_tokens=1000, cache_write_tokens=200),
+            ),
+            (
+                {
+                    "input_tokens": 1210,
+                    "output_tokens": 5,
+                    "input_tokens_details": {"cached_tokens": 1000},
+                    "cache_read_input_tokens": 1000,
+                },
+                Usage(1210, 5, cached_tokens=1000),
+            ),
+            (
+                {
                     "input_tokens": 9,
                     "output_tokens": 2,
                     "cache_read_input_tokens": 3,
                     "cache_creation_input_tokens": 5,
                 },
-                Usage(9, 2, cached_tokens=3, cache_write_tokens=5),
+                Usage(17, 2, cached_tokens=3, cache_write_tokens=5),
             ),
             (
                 {
