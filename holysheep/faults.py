@@ -178,7 +178,9 @@ def _read(body: bytes, content_type: str, wall_s: float) -> tuple[Fault, bool]:
 def _fault(data: Mapping[str, Any], wall_s: float) -> Fault:
     error = data.get("error")
     inner: Mapping[str, Any] = error if isinstance(error, dict) else {}
-    message = inner.get("message") or data.get("message") or data.get("detail")
+    message = (
+        inner.get("message") or inner.get("detail") or data.get("message") or data.get("detail")
+    )
     if isinstance(error, str):
         message = f"{error}: {message}" if message and message != error else error
     return Fault(

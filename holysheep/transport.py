@@ -36,7 +36,7 @@ from holysheep.redact import redact
 from holysheep.settings import Settings
 from holysheep.tokens import estimate_prompt_tokens, estimate_tokens
 from holysheep.types import Call, Completed, Completion, Delta, Event, Usage
-from holysheep.wire import BLANK_START, Assembler, encode, looks_like_events, server_sent_data
+from holysheep.wire import BLANK_START, Assembler, encode, looks_like_events, server_sent_events
 from holysheep.wording import span
 
 _START_BYTES = 6
@@ -197,7 +197,7 @@ class ChatTransport:
             request_id=request_id,
             wall_s=self._clock.wall(),
             secrets=self._secrets,
-            single=(call.request.body.get("n") or 1) == 1,
+            answers=_answers_asked(call),
         )
         pieces = _bounded(_content(response), config.MAX_RESPONSE_BYTES)
         start = b""
@@ -211,11 +211,7 @@ class ChatTransport:
                 break
         if looks_like_events(start):
             # A chain, since closing a generator that yields from the pieces would close them too.
-            for data in server_sent_data(chain([start], pieces)):
-                if data == "[DONE]":
-                    assembler.finished = True
-                    break
-                yield from assembler.feed_data(data)
+            yield from self._read_events(chain([start], pieces), assembler, read_limit(response))
             self._drain(response, pieces)
         else:
             body = start + b"".join(pieces)
@@ -234,6 +230,28 @@ class ChatTransport:
         if not assembler.has_usage:
             completion = replace(completion, usage=_estimated_usage(call, completion))
         return completion
+
+    def _read_events(
+        self, pieces: Iterator[bytes], assembler: Assembler, limit: Limit
+    ) -> Iterator[Delta]:
+        """The pieces of an answer that comes as events, until it has ended or the body has."""
+        ends_s = limit.deadline_s
+        rest_is_bounded = False
+        try:
+            for event in server_sent_events(pieces):
+                for delta in assembler.feed_event(event):
+                    # Some give a finish reason and go on with the text.
+                    rest_is_bounded = False
+                    yield delta
+                if assembler.has_ended:
+                    return
+                if assembler.is_complete and not rest_is_bounded:
+                    rest_is_bounded = True
+                    limit.deadline_s = min(ends_s, self._clock.monotonic() + config.MAX_REST_S)
+        except (httpx.TransportError, zlib.error, UpstreamError):
+            # Behind a complete answer only the connection is lost, and perhaps the usage.
+            if not assembler.is_complete:
+                raise
 
     def _failure(self, response: httpx.Response, call: Call) -> UpstreamError:
         body = bytearray()
@@ -331,6 +349,11 @@ def _is_about_tls(error: BaseException | None) -> bool:
     return False
 
 
+def _answers_asked(call: Call) -> int | None:
+    number = call.request.body.get("n") or 1
+    return number if isinstance(number, int) else None
+
+
 def _estimated_usage(call: Call, completion: Completion) -> Usage:
     answer = sum(
         estimate_tokens(choice.text)
@@ -338,7 +361,8 @@ def _estimated_usage(call: Call, completion: Completion) -> Usage:
         + estimate_tokens(str(choice.tool_calls or ""))
         for choice in completion.choices
     )
-    return Usage(
+    return replace(
+        completion.usage,
         prompt_tokens=estimate_prompt_tokens(call.request),
         completion_tokens=answer,
         estimated=True,

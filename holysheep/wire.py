@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import httpx
-from httpx_sse import EventSource
+from httpx_sse import EventSource, ServerSentEvent
 
 from holysheep.errors import BadResponse, ConnectFailed
 from holysheep.faults import error_in_body, shown_id, with_id
@@ -26,6 +26,13 @@ from holysheep.jsontext import (
 )
 from holysheep.quirks import RENAMED
 from holysheep.types import ChatRequest, Choice, Completion, Delta, JsonObject, Usage
+
+_OUTER_KEYS = ("message", "detail", "resetAt", "code")
+"""What is read of an error beside its ``error`` value."""
+# One a second for as long as a call may take. A line that long, or one in which JSON begins, may be
+# a spoilt piece of the answer.
+_MAX_SIGNS_OF_LIFE = 600
+_MAX_SIGN_CHARS = 200
 
 # Beyond these a count or cost is no report but a fault.
 _MAX_TOKENS = 10**9
@@ -49,8 +56,8 @@ def encode(request: ChatRequest, *, stream: bool, left_out: tuple[str, ...] = ()
     return body[:-1] + b',"stream":true,"stream_options":{"include_usage":true}}'
 
 
-def server_sent_data(pieces: Iterable[bytes]) -> Iterator[str]:
-    """The data of each server-sent event in a body that comes in pieces."""
+def server_sent_events(pieces: Iterable[bytes]) -> Iterator[ServerSentEvent]:
+    """The server-sent events with any data, in a body that comes in pieces."""
     body = _Pieces(pieces)
     source = httpx.Response(
         200, headers={"content-type": "text/event-stream; charset=utf-8"}, stream=body
@@ -59,7 +66,7 @@ def server_sent_data(pieces: Iterable[bytes]) -> Iterator[str]:
         data = event.data.strip()
         # The last event counts without an end of its own too, unless it was cut off.
         if data and not (body.has_ended and not _is_whole(data)):
-            yield data
+            yield event
 
 
 class _Pieces(httpx.SyncByteStream):
@@ -97,6 +104,29 @@ def looks_like_events(start: bytes) -> bool:
     return start.lstrip(BLANK_START).startswith(_EVENT_FIELDS)
 
 
+def _is_sign_of_life(data: str) -> bool:
+    """Whether an event's data only keeps the connection open: ``ping``, ``OPENROUTER PROCESSING``.
+
+    It should be a comment, and some gateways send it as data.
+    """
+    if "{" in data or len(data) > _MAX_SIGN_CHARS:
+        return False
+    try:
+        parse_json(data)
+    except ValueError:
+        return True
+    return False
+
+
+def _is_error(part: JsonObject) -> bool:
+    """Whether an event that does not call itself an error is one by its form."""
+    if part.get("object") == "error":
+        return True
+    if part.keys() & {"choices", "object", "type"}:
+        return False
+    return bool(part.get("detail")) or ("code" in part and isinstance(part.get("message"), str))
+
+
 class Assembler:
     """Turns the parts of one answer into deltas, and in the end into the completion.
 
@@ -111,9 +141,10 @@ class Assembler:
         request_id: str | None,
         wall_s: float,
         secrets: tuple[str, ...] = (),
-        single: bool = False,
+        answers: int | None = None,
     ) -> None:
-        self._single = single
+        """``answers`` is how many choices were asked for, ``None`` where that is not known."""
+        self._answers = answers
         self._only: int | None = None
         self._asked_model = asked_model
         self._request_id = request_id
@@ -122,19 +153,42 @@ class Assembler:
         self._model = ""
         self._choices: dict[int, _ChoiceParts] = {}
         self._usage: Usage | None = None
-        self.finished = False
-        """Whether the answer's end was seen."""
+        self._signs_of_life = 0
+        self.has_ended = False
+        """Whether a mark was seen behind which nothing of the answer follows."""
 
-    def feed_data(self, data: str) -> Iterator[Delta]:
-        """Take the data of one server-sent event that is JSON."""
-        yield from self.feed(self._parsed(data))
+    @property
+    def is_complete(self) -> bool:
+        """Whether all text is there: what may follow is the usage and the end mark."""
+        return self.has_ended or (
+            self._has_all_reasons and len(self._choices) >= (self._answers or 1)
+        )
+
+    def feed_event(self, event: ServerSentEvent) -> Iterator[Delta]:
+        """Take an event: ``[DONE]``, an error, a sign of life, or what ``feed`` takes."""
+        data = event.data.strip()
+        calls_itself_error = event.event == "error"
+        if data == "[DONE]":
+            self.has_ended = True
+        elif _is_sign_of_life(data):
+            if calls_itself_error:
+                # Text of whatever origin, which is not shown.
+                raise self._error({}, {})
+            self._signs_of_life += 1
+            if self._signs_of_life > _MAX_SIGNS_OF_LIFE:
+                raise self._bad("is not valid JSON")
+        else:
+            part = self._parsed(data)
+            if calls_itself_error or _is_error(part):
+                raise self._error(part.get("error") or part, part)
+            yield from self.feed(part)
 
     def feed_body(self, body: bytes) -> Iterator[Delta]:
         """Take a whole JSON body."""
         yield from self.feed(self._parsed(body))
         if not self._choices:
             raise self._bad("has no choices")
-        self.finished = True
+        self.has_ended = True
 
     def feed(self, part: JsonObject) -> Iterator[Delta]:
         """Take a chunk, a body, or an event of the Responses API."""
@@ -159,7 +213,7 @@ class Assembler:
             index = choice.get("index")
             if not isinstance(index, int):
                 index = position
-            if self._single:
+            if self._answers == 1:
                 # Who asks for one answer gets the first, whatever number it is given.
                 if self._only is None:
                     self._only = index
@@ -170,14 +224,14 @@ class Assembler:
             delta = parts.feed(choice)
             if delta is not None:
                 yield delta
-        if self._choices:
-            self.finished = self.finished or all(
-                parts.finish_reason is not None for parts in self._choices.values()
-            )
 
     def finish(self) -> Completion:
         """The completion; call it when the body has ended."""
-        if not self.finished:
+        # What was taken for a sign of life may have been an error in place of the text.
+        is_doubtful = self._signs_of_life > 0 and not self._has_all_reasons
+        if is_doubtful and (self.has_ended or not self._choices):
+            raise self._bad("is not valid JSON")
+        if not self.has_ended and not self._has_all_reasons:
             raise ConnectFailed(
                 with_id(
                     "The answer broke off before its end. Try again; if it happens again, the"
@@ -192,14 +246,30 @@ class Assembler:
             asked_model=self._asked_model,
             model=self._model or self._asked_model,
             choices=tuple(self._choices[index].build(index) for index in sorted(self._choices)),
-            usage=self._usage or Usage(estimated=True),
+            usage=self._reported_usage(),
             request_id=self._request_id,
         )
 
     @property
     def has_usage(self) -> bool:
-        """Whether upstream has reported usable token counts."""
-        return self._usage is not None
+        """Whether upstream has reported usable token counts; no tokens for an answer are none."""
+        return self._usage is not None and (
+            self._usage.total_tokens > 0 or all(part.is_empty for part in self._choices.values())
+        )
+
+    @property
+    def _has_all_reasons(self) -> bool:
+        """Whether every choice that has begun has its finish reason."""
+        choices = self._choices.values()
+        return bool(choices) and all(parts.finish_reason is not None for parts in choices)
+
+    def _reported_usage(self) -> Usage:
+        if self._usage is None:
+            return Usage(estimated=True)
+        if self.has_usage:
+            return self._usage
+        # A cost beside token counts that are none is a report all the same.
+        return Usage(provider_cost_usd=self._usage.provider_cost_usd or None, estimated=True)
 
     def flush(self) -> Iterator[Delta]:
         """What was held back in case it began a tag."""
@@ -218,7 +288,7 @@ class Assembler:
         if isinstance(part.get("model"), str) and part["model"]:
             self._model = shown_id(whole_characters(part["model"]), *self._secrets)
         usage = parse_usage(part.get("usage"))
-        if usage is not None:
+        if usage is not None and (usage.total_tokens or self._usage is None):
             self._usage = usage
 
     def _feed_response_event(self, kind: str, part: JsonObject) -> Iterator[Delta]:
@@ -237,7 +307,7 @@ class Assembler:
             if isinstance(response, dict):
                 self._note(response)
             parts.finish_reason = _response_finish(kind, response, has_tools=parts.has_tools)
-            self.finished = True
+            self.has_ended = True
         elif kind in ("response.failed", "error"):
             response = part.get("response")
             inner = response.get("error") if isinstance(response, dict) else None
@@ -252,7 +322,7 @@ class Assembler:
         if kind not in ("response.completed", "response.incomplete"):
             raise self._bad("did not complete")
         parts.finish_reason = _response_finish(kind, response, has_tools=parts.has_tools)
-        self.finished = True
+        self.has_ended = True
 
     def _parsed(self, data: str | bytes) -> JsonObject:
         try:
@@ -270,7 +340,7 @@ class Assembler:
             wall_s=self._wall_s,
             request_id=self._request_id,
             secrets=self._secrets,
-            outer={key: outer[key] for key in ("message", "resetAt", "code") if key in outer},
+            outer={key: outer[key] for key in _OUTER_KEYS if key in outer},
         )
 
     def _bad(self, what: str) -> BadResponse:
@@ -297,6 +367,10 @@ class _ChoiceParts:
     @property
     def has_tools(self) -> bool:
         return bool(self._tools)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._texts or self._reasonings or self._tools)
 
     def feed(self, choice: JsonObject) -> Delta | None:
         message = choice.get("delta") or choice.get("message") or {}

@@ -90,7 +90,6 @@ class TestStatus:
             (307, Redirected),
             (308, Redirected),
             (304, BadResponse),
-            (307, BadResponse),
         ],
     )
     def test_status_decides_the_class(self, status: int, kind: type[UpstreamError]) -> None:

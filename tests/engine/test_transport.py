@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from devtools.upstream import Upstream
@@ -32,9 +33,11 @@ from holysheep.errors import (
     UnknownModel,
 )
 from holysheep.ports import SystemClock
+from holysheep.quirks import Quirks
 from holysheep.registry import Registry
 from holysheep.settings import Settings
-from holysheep.types import ChatRequest, Completed, Delta, Policy, Trace
+from holysheep.transport import ChatTransport
+from holysheep.types import ChatRequest, Completed, Completion, Delta, Policy, Trace, Usage
 from tests.engine.raw_servers import (
     KEY,
     Asker,
@@ -50,6 +53,7 @@ from tests.engine.raw_servers import (
     replies,
     stream_body,
 )
+from tests.fakes import START_S, FakeClock, ScriptedGateway, a_call, a_request
 
 SLACK_S = 0.4
 """How late a cut may come on a busy machine. That none comes early is asserted exactly."""
@@ -203,6 +207,8 @@ class TestGoodAnswers:
             pytest.param(do.sse(text=TEXT, comments=True), id="comments"),
             pytest.param(do.sse(text=TEXT, data_lines=True), id="several data lines"),
             pytest.param(do.sse(text=TEXT, event_names=True), id="event names"),
+            pytest.param(do.sse(text=TEXT, keep_alive="ping"), id="pings as data"),
+            pytest.param(do.sse(text=TEXT, keep_alive=": keepalive"), id="comments as data"),
             pytest.param(do.sse(text=TEXT, done=False), id="no DONE"),
             pytest.param(do.sse(text=TEXT, final_newline=False), id="no final newline"),
             pytest.param(do.sse(text=TEXT, done=False, final_newline=False), id="neither"),
@@ -507,6 +513,29 @@ class TestFaults:
         assert type(raised) is kind
         assert (raised.attempts, upstream.stats().calls) == (attempts, attempts)
 
+    @pytest.mark.parametrize(
+        ("error", "kind"),
+        [
+            ({"message": "overloaded", "code": 529}, ServerError),
+            ({"type": "error", "message": "m", "code": "rate_limit_exceeded"}, RateLimited),
+            ({"detail": "No wool"}, ServerError),
+        ],
+    )
+    @pytest.mark.parametrize("named", [True, False], ids=["event: error", "data alone"])
+    def test_so_does_one_that_has_no_error_in_it(
+        self,
+        upstream: Upstream,
+        library: Library,
+        error: Any,
+        kind: type[HolySheepError],
+        *,
+        named: bool,
+    ) -> None:
+        upstream.default(do.sse(error=error, error_key=False, event_names=named))
+        raised = library.error(stream=True, retries=0)
+        assert type(raised) is kind
+        assert (error.get("message") or error["detail"]) in raised.message
+
     def test_the_same_error_inside_a_json_body(self, library: Library, upstream: Upstream) -> None:
         body = {"error": {"message": "m", "code": "model_not_found"}}
         with RawServer(replies(answer(json.dumps(body).encode()))) as server:
@@ -731,6 +760,115 @@ class TestDeadline:
             assert asker.ask(stream=True, timeout_s=1.5).first.text == "hello"
             assert time.monotonic() - began_s < 1.0
             assert asker.pool.in_use == 0
+
+
+class TestEndOfStream:
+    """Behind the finish reason the text is complete: what fails then only costs the connection."""
+
+    TEXT = events({"model": "m-1", "choices": [{"index": 0, "delta": {"content": "hello"}}]})
+    FINISH = events({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    USAGE = events({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+
+    @staticmethod
+    def streamed(*parts: float | bytes | Exception, **body: Any) -> tuple[Completion, float]:
+        """The answer to a call of 60 s that comes in these parts, and after how many seconds."""
+        clock = FakeClock()
+        sent = [part.decode() if isinstance(part, bytes) else part for part in parts]
+        head = (0.0, 200, {"content-type": "text/event-stream"})
+        gateway: Any = ScriptedGateway(clock, lambda *_: (*head, sent))
+        transport = ChatTransport(Settings(KEY), gateway, Quirks(clock), clock)
+        *_, last = transport(a_call(clock, a_request(**body)))
+        assert isinstance(last, Completed)
+        assert gateway.in_use == 0
+        return last.completion, clock.monotonic() - START_S
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            pytest.param(lambda _: None, id="closed without the last chunk"),
+            pytest.param(Link.reset, id="reset"),
+            pytest.param(Link.wait_for_end, id="silent"),
+        ],
+    )
+    def test_the_answer_is_given(self, end: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(config, "MAX_REST_S", 0.1)
+
+        def serve(link: Link) -> None:
+            link.read_request()
+            link.send(chunked(self.TEXT, self.FINISH, end=False))
+            end(link)
+
+        with RawServer(serve) as server, Asker(server.url) as asker:
+            began_s = time.monotonic()
+            completion = asker.ask(stream=True)
+            assert time.monotonic() - began_s < 0.1 + SLACK_S
+            assert (completion.first.text, completion.first.finish_reason) == ("hello", "stop")
+            assert completion.usage.estimated
+            assert asker.pool.in_use == 0
+
+    @pytest.mark.parametrize(
+        "rest",
+        [
+            pytest.param(httpx.ReadError("reset"), id="reset"),
+            pytest.param(httpx.RemoteProtocolError("incomplete chunked read"), id="cut"),
+            pytest.param(3600.0, id="silence"),
+            pytest.param(b"data: {spoilt\n\n", id="spoilt event"),
+            pytest.param(events({"error": {"message": "No usage today"}}), id="error event"),
+            pytest.param(b": keep-alive\n\n" * 5 + b"data: ping\n\n", id="signs of life"),
+        ],
+    )
+    def test_whatever_follows(self, rest: Any) -> None:
+        completion, took_s = self.streamed(self.TEXT, self.FINISH, rest)
+        assert completion.first.text == "hello"
+        assert took_s <= config.MAX_REST_S
+
+    def test_the_usage_may_come_a_little_later(self) -> None:
+        completion, took_s = self.streamed(self.TEXT, self.FINISH, 1.5, self.USAGE, 3600.0)
+        assert completion.usage == Usage(3, 2)
+        assert took_s == config.MAX_REST_S
+
+    def test_but_not_much_later(self) -> None:
+        completion, took_s = self.streamed(self.TEXT, self.FINISH, 2.5, self.USAGE)
+        assert completion.usage.estimated
+        assert took_s == config.MAX_REST_S
+
+    def test_pings_do_not_make_the_wait_longer(self) -> None:
+        pings = [1.0, b"data: ping\n\n"] * 50
+        assert self.streamed(self.TEXT, self.FINISH, *pings)[1] == config.MAX_REST_S
+
+    def test_no_wait_passes_the_deadline(self) -> None:
+        completion, took_s = self.streamed(59.0, self.TEXT, self.FINISH, 3600.0)
+        assert (completion.first.text, took_s) == ("hello", 60.0)
+
+    def test_text_behind_a_finish_reason_is_waited_for(self) -> None:
+        """A gateway may give its finish reason with every piece."""
+        part = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}
+        completion, _ = self.streamed(*[events(part), 1.5] * 10)
+        assert completion.first.text == "a" * 10
+
+    def test_nothing_is_waited_for_behind_the_last_event_of_the_responses_api(self) -> None:
+        last = events({"type": "response.completed", "response": {}})
+        assert self.streamed(last, 3600.0)[1] == pytest.approx(config.MAX_DRAIN_S)
+
+    @pytest.mark.parametrize("rest", [httpx.ReadError("reset"), 3600.0], ids=["reset", "silence"])
+    def test_of_several_answers_all_must_have_finished(self, rest: Any) -> None:
+        second = events({"choices": [{"index": 1, "delta": {}, "finish_reason": "length"}]})
+        with pytest.raises((ConnectFailed, TimedOut)):
+            self.streamed(self.TEXT, self.FINISH, rest, n=2)
+        completion, _ = self.streamed(self.TEXT, self.FINISH, second, rest, n=2)
+        assert [choice.finish_reason for choice in completion.choices] == ["stop", "length"]
+
+    @pytest.mark.parametrize("rest", [httpx.ReadError("reset"), 3600.0], ids=["reset", "silence"])
+    def test_before_it_a_break_is_an_error(self, rest: Any) -> None:
+        with pytest.raises((ConnectFailed, TimedOut)):
+            self.streamed(self.TEXT, self.USAGE, rest)
+
+    def test_zeros_for_usage_are_estimated(self) -> None:
+        zeros = events({"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}})
+        usage = self.streamed(self.TEXT, self.FINISH, zeros)[0].usage
+        assert usage.estimated
+        assert usage.prompt_tokens > 0
+        assert usage.completion_tokens > 0
 
 
 class TestOddHttp:

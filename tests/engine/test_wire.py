@@ -3,9 +3,10 @@
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import example, given, settings
@@ -23,7 +24,7 @@ from holysheep.errors import (
     UnknownModel,
 )
 from holysheep.types import ChatRequest, Completion, Usage
-from holysheep.wire import Assembler, encode, looks_like_events, parse_usage, server_sent_data
+from holysheep.wire import Assembler, encode, looks_like_events, parse_usage, server_sent_events
 from tests.engine.raw_servers import events, stream_body
 
 BODIES = Path(__file__).parent / "bodies"
@@ -34,25 +35,24 @@ def body(name: str) -> bytes:
     return (BODIES / name).read_bytes()
 
 
-def read_stream(*pieces: bytes, single: bool = True) -> Completion:
+def read_stream(*pieces: bytes, answers: int | None = 1) -> Completion:
     """The completion in an event stream; the deltas, joined, must be its texts."""
-    return read(lambda assembler: feed_stream(assembler, pieces), single=single)
+    return read(lambda assembler: feed_stream(assembler, pieces), answers=answers)
 
 
 def feed_stream(assembler: Assembler, pieces: Iterable[bytes]) -> Iterator[Any]:
-    for data in server_sent_data(iter(pieces)):
-        if data == "[DONE]":
-            assembler.finished = True
+    for event in server_sent_events(iter(pieces)):
+        yield from assembler.feed_event(event)
+        if assembler.has_ended:
             return
-        yield from assembler.feed_data(data)
 
 
-def read_body(whole: bytes, *, single: bool = True) -> Completion:
-    return read(lambda assembler: assembler.feed_body(whole), single=single)
+def read_body(whole: bytes, *, answers: int | None = 1) -> Completion:
+    return read(lambda assembler: assembler.feed_body(whole), answers=answers)
 
 
-def read(feed: Callable[[Assembler], Iterator[Any]], *, single: bool) -> Completion:
-    assembler = Assembler("asked", request_id="req-1", wall_s=NOW_S, single=single)
+def read(feed: Callable[[Assembler], Iterator[Any]], *, answers: int | None) -> Completion:
+    assembler = Assembler("asked", request_id="req-1", wall_s=NOW_S, answers=answers)
     texts: dict[int, str] = {}
     reasonings: dict[int, str] = {}
     for deltas in (feed(assembler), assembler.flush()):
@@ -282,7 +282,31 @@ class TestEndOfAnswer:
     def test_one_of_two_answers_that_breaks_off_is_an_error(self) -> None:
         raw = events(delta_of("Hel", index=0), delta_of("Bye", "stop", index=1))
         with pytest.raises(ConnectFailed, match="broke off"):
-            read_stream(raw, single=False)
+            read_stream(raw, answers=2)
+
+    @pytest.mark.parametrize(
+        ("parts", "is_complete"),
+        [
+            ([delta_of("a")], False),
+            ([delta_of("a", "stop")], False),
+            ([delta_of("a", "stop"), delta_of("b", index=1)], False),
+            ([delta_of("a", "stop"), delta_of("b", "length", index=1)], True),
+            ([delta_of("a"), "[DONE]"], True),
+            ([{"type": "response.completed"}], True),
+        ],
+        ids=["none", "one", "one and a half", "both", "DONE", "Responses API"],
+    )
+    def test_an_answer_is_complete_when_all_that_were_asked_for_have_finished(
+        self, parts: list[Any], *, is_complete: bool
+    ) -> None:
+        assembler = Assembler("asked", request_id=None, wall_s=NOW_S, answers=2)
+        list(feed_stream(assembler, [events(*parts)]))
+        assert assembler.is_complete is is_complete
+
+    def test_a_second_answer_that_begins_late_and_breaks_off_is_an_error(self) -> None:
+        raw = events(delta_of("a", "stop"), delta_of("b", index=1))
+        with pytest.raises(ConnectFailed, match="broke off"):
+            read_stream(raw, answers=2)
 
     def test_done_is_an_end_without_any_finish_reason(self) -> None:
         choice = read_stream(events(delta_of("Hello"), "[DONE]")).first
@@ -323,13 +347,13 @@ class TestSeveralAnswers:
             delta_of("c", "stop", index=1),
             delta_of("d", "length", index=0),
         )
-        first, second = read_stream(raw, single=False).choices
+        first, second = read_stream(raw, answers=2).choices
         assert (first.index, first.text, first.finish_reason) == (0, "bd", "length")
         assert (second.index, second.text, second.finish_reason) == (1, "ac", "stop")
 
     def test_without_an_index_the_position_counts(self) -> None:
         choices = [{"message": {"content": text}, "finish_reason": "stop"} for text in "ab"]
-        whole = read_body(json.dumps({"choices": choices}).encode(), single=False)
+        whole = read_body(json.dumps({"choices": choices}).encode(), answers=2)
         assert [choice.text for choice in whole.choices] == ["a", "b"]
 
     @pytest.mark.parametrize("index", [1, -1, 7, None])
@@ -516,6 +540,113 @@ class TestErrorsInside200:
         with pytest.raises(ServerError) as caught:
             list(assembler.feed_body(raw))
         assert "test-key-secret" not in f"{caught.value} {caught.value.detail}"
+
+
+class TestErrorEvents:
+    """Errors in a stream that have no ``error`` in them."""
+
+    @pytest.mark.parametrize(
+        ("raw", "kind", "status", "words"),
+        [
+            (
+                b'event: error\ndata: {"message":"overloaded","code":529}\n\n',
+                *(ServerError, 529, "It says: overloaded."),
+            ),
+            (
+                b'event: error\ndata: {"type":"rate_limit_error","message":"Slow."}\n\n',
+                *(RateLimited, 429, "It says: Slow."),
+            ),
+            (
+                b'event: error\ndata: {"error":{"code":"invalid_request_error"}}\n\n',
+                *(BadRequest, 400, "did not accept"),
+            ),
+            (
+                b'data: {"type":"error","error":{"type":"overloaded_error","message":"Busy"}}\n\n',
+                *(ServerError, 529, "It says: Busy."),
+            ),
+            (
+                b'data: {"type":"error","detail":"No wool","status":503}\n\n',
+                *(ServerError, 503, "It says: No wool."),
+            ),
+            (b'data: {"detail":"No wool"}\n\n', ServerError, 500, "It says: No wool."),
+            (
+                b'data: {"message":"No wool","code":"rate_limit_exceeded"}\n\n',
+                *(RateLimited, 429, "It says: No wool."),
+            ),
+            (
+                b'data: {"object":"error","message":"No wool","code":400}\n\n',
+                *(BadRequest, 400, "It says: No wool."),
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("before", [b"", events(delta_of("Hel"))], ids=["first", "after text"])
+    def test_is_the_upstream_s_error(
+        self, before: bytes, raw: bytes, kind: type[HolySheepError], status: int, words: str
+    ) -> None:
+        with pytest.raises(kind) as caught:
+            read_stream(before + raw)
+        assert caught.value.status == status
+        assert caught.value.request_id == "req-1"
+        assert words in caught.value.message
+
+    def test_text_of_whatever_origin_is_not_shown(self) -> None:
+        with pytest.raises(ServerError) as caught:
+            read_stream(b"event: error\ndata: Traceback of a pool worker\n\n")
+        assert "Traceback" not in f"{caught.value} {caught.value.detail}"
+
+    @pytest.mark.parametrize(
+        "part",
+        [
+            {"type": "ping"},
+            {"usage": None, "code": 0},
+            {"status": "processing", "message": "wait"},
+            {"detail": None},
+            {**delta_of(""), "message": "fine", "code": 0, "detail": "none"},
+        ],
+        ids=lambda part: json.dumps(part)[:30],
+    )
+    def test_other_parts_are_no_errors(self, part: dict[str, Any]) -> None:
+        raw = events(part, delta_of("Hello", "stop"), "[DONE]")
+        assert read_stream(raw).first.text == "Hello"
+
+
+class TestSignsOfLife:
+    """Some gateways keep a connection open with data where a comment should be."""
+
+    LINES = (
+        b"ping",
+        b": keepalive",
+        b": OPENROUTER PROCESSING",
+        b"OPENROUTER PROCESSING",
+        b"[PING]",
+    )
+
+    @pytest.mark.parametrize("line", LINES, ids=bytes.decode)
+    def test_they_are_ignored(self, line: bytes) -> None:
+        raw = stream_body("Hello").replace(b"data: ", b"data: %s\n\ndata: " % line)
+        assert read_stream(raw) == read_stream(stream_body("Hello"))
+
+    @pytest.mark.parametrize("line", LINES, ids=bytes.decode)
+    @pytest.mark.parametrize("ending", [b"", events("[DONE]")], ids=["cut", "DONE"])
+    def test_an_answer_of_nothing_else_is_unreadable(self, line: bytes, ending: bytes) -> None:
+        with pytest.raises(BadResponse, match="not valid JSON"):
+            read_stream(b"data: %s\n\n" % line * 3 + ending)
+
+    def test_done_alone_does_not_end_an_answer_in_which_a_line_may_be_lost(self) -> None:
+        raw = events(delta_of("Hel"), "upstream connect error or disconnect before headers")
+        with pytest.raises(BadResponse, match="not valid JSON"):
+            read_stream(raw + events("[DONE]"))
+
+    def test_a_stream_of_them_without_end_is_given_up(self) -> None:
+        with pytest.raises(BadResponse, match="not valid JSON"):
+            read_stream(events(*["ping"] * 1000, delta_of("Hello", "stop")))
+
+    @pytest.mark.parametrize(
+        "spoilt", ['{"choices":[{"del', 'nt":"lo"}}]}{', "x" * 500, "5", "null"]
+    )
+    def test_what_may_be_a_piece_of_the_answer_is_none(self, spoilt: str) -> None:
+        with pytest.raises(BadResponse):
+            read_stream(events(delta_of("Hel"), spoilt, delta_of(".", "stop")))
 
 
 class TestUnreadable:
@@ -893,6 +1024,39 @@ class TestUsage:
             {"choices": [], "usage": {"prompt_tokens": "?"}},
         )
         assert read_stream(raw).usage == Usage(1, 2)
+
+    ZEROS: ClassVar = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+    @pytest.mark.parametrize(
+        "delta",
+        [
+            {"content": "x"},
+            {"reasoning": "x"},
+            {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]},
+        ],
+        ids=lambda delta: next(iter(delta)),
+    )
+    def test_zeros_beside_an_answer_are_no_report(self, delta: dict[str, Any]) -> None:
+        part = {"choices": [{"delta": delta, "finish_reason": "stop"}], "usage": self.ZEROS}
+        assert read_stream(events(part)).usage == Usage(estimated=True)
+
+    def test_zeros_for_no_answer_are_one(self) -> None:
+        raw = events({**delta_of(None, "stop"), "usage": self.ZEROS})
+        assert read_stream(raw).usage == Usage(0, 0)
+
+    @pytest.mark.parametrize("order", [1, -1], ids=["before", "after"])
+    def test_zeros_take_nothing_from_a_good_report(self, order: int) -> None:
+        good = {"prompt_tokens": 3, "completion_tokens": 2}
+        reports = [{"choices": [], "usage": usage} for usage in (self.ZEROS, good)][::order]
+        assert read_stream(events(delta_of("x", "stop"), *reports)).usage == Usage(3, 2)
+
+    @pytest.mark.parametrize(("cost", "known"), [(0.5, Decimal("0.5")), (0, None)])
+    def test_a_cost_beside_zeros_is_reported_all_the_same(
+        self, cost: float, known: Decimal | None
+    ) -> None:
+        raw = events({**delta_of("x", "stop"), "usage": {**self.ZEROS, "cost": cost}})
+        usage = read_stream(raw).usage
+        assert (usage.estimated, usage.provider_cost_usd) == (True, known)
 
     def test_without_any_it_is_marked_as_estimated(self) -> None:
         assert read_stream(events(delta_of("x", "stop"))).usage.estimated

@@ -184,7 +184,7 @@ def test_request_id_of_any_length_leaves_the_message_short(llm: Llm, status: int
 def test_redirect_is_not_followed(llm: Llm, code: int) -> None:
     with LoopbackServer({}) as elsewhere:
         llm.upstream.default(do.redirect(f"{elsewhere.url}/v1/chat/completions", code))
-        error = llm.failure(max_retries=0)
+        error = llm.failure(fallback_models=fresh_model())
         assert elsewhere.seen == [], "the key must not go to another host"
     assert llm.calls == 1, "it says the same until the base URL is changed"
     assert str(code) in error.message
@@ -233,6 +233,23 @@ def test_error_inside_a_success_counts_as_the_status_it_stands_for(
     expect(
         llm, Fault(behaviour, (error_type,), words), FORMS["json" if "for" in inside else "stream"]
     )
+
+
+@pytest.mark.parametrize(
+    ("told", "error_type"),
+    [
+        ({"message": "No wool today", "code": 529}, "server_error"),
+        ({"message": "No wool today", "type": "rate_limit_error"}, "rate_limited"),
+        ({"type": "error", "message": "No wool today", "code": 400}, "bad_request"),
+        ({"detail": "No wool today"}, "server_error"),
+    ],
+    ids=["code", "type", "type_error", "detail"],
+)
+def test_error_event_is_told_whatever_its_form(
+    llm: Llm, told: dict[str, Any], error_type: str
+) -> None:
+    behaviour = do.sse(error=told, error_key=False, event_names=True)
+    expect(llm, Fault(behaviour, (error_type,), ("No wool today",)), FORMS["stream"])
 
 
 @pytest.mark.parametrize("retry", [0, 3])
@@ -449,6 +466,23 @@ def test_stream_that_has_come_to_its_end_is_an_answer_however_the_connection_end
     assert llm.ok(max_retries=0).text.startswith("You said")
 
 
+@pytest.mark.parametrize("how", ["rst", "fin"])
+def test_stream_that_breaks_off_behind_its_finish_reason_is_an_answer(llm: Llm, how: Any) -> None:
+    llm.upstream.script(do.reset("finish", how=how, text="one two"))
+    values = llm.ok(max_retries=0).variables
+    assert (values["result"], values["finish_reason"]) == ("one two", "stop")
+    assert values["usage"]["estimated"] is True
+    assert values["tokens_used"] > 0
+
+
+def test_usage_of_zeros_is_estimated(llm: Llm) -> None:
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    llm.upstream.script(do.ok("one two", usage=zeros))
+    values = llm.ok().variables
+    assert values["usage"]["estimated"] is True
+    assert values["tokens_used"] > 0
+
+
 def test_web_page_is_named(llm: Llm) -> None:
     llm.upstream.script(do.malformed("html"))
     message = llm.failure(max_retries=0).message
@@ -561,6 +595,7 @@ SPELLINGS: dict[str, dict[str, Any]] = {
     "no_space": {"space": False},
     "byte_order_mark": {"bom": True},
     "comments": {"comments": True},
+    "signs_of_life_as_data": {"keep_alive": ": OPENROUTER PROCESSING"},
     "data_lines": {"data_lines": True},
     "event_names": {"event_names": True},
     "no_done": {"done": False},
