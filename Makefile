@@ -28,7 +28,7 @@ fix: $(STAMP) ## repair what ruff can repair
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-demo: $(STAMP) ## the engine against a scripted gateway; without Dify, network and key
+demo: $(STAMP) ## the plugin against a simulated gateway; with HOLYSHEEP_API_KEY the real one
 	@$(RUN) devtools.demo $(ARGS)
 
 package: $(STAMP) ## build dist/holysheep-VERSION.difypkg and check what is in it
@@ -37,8 +37,8 @@ package: $(STAMP) ## build dist/holysheep-VERSION.difypkg and check what is in i
 bench: $(STAMP) ## what a call costs, measured on this machine
 	@$(RUN) devtools.bench $(ARGS)
 
-live: $(STAMP) ## tests against the real gateway with your key
-	@$(RUN) pytest -m live $(ARGS)
+live: $(STAMP) ## tests against the real gateway, with the key in HOLYSHEEP_API_KEY
+	@$(RUN) pytest -m live tests/live $(ARGS)
 
 clean: ## remove everything that make has made, .venv too
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
