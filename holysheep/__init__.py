@@ -12,7 +12,7 @@ plugin is a thin layer over this package, which knows nothing of Dify::
 
 from holysheep import config
 from holysheep.bucket import TokenBucket
-from holysheep.client import Client, Stream
+from holysheep.client import BatchResults, Client, Stream
 from holysheep.errors import (
     AuthError,
     BadRequest,
@@ -38,6 +38,7 @@ from holysheep.errors import (
     UpstreamError,
 )
 from holysheep.result import ChatResult, Meta, UsageReport
+from holysheep.results import RowResult
 from holysheep.types import Delta
 
 __version__ = config.VERSION
@@ -46,6 +47,7 @@ __all__ = [
     "AuthError",
     "BadRequest",
     "BadResponse",
+    "BatchResults",
     "BudgetExceeded",
     "ChatResult",
     "CircuitOpen",
@@ -62,6 +64,7 @@ __all__ = [
     "QuotaExhausted",
     "RateLimited",
     "RefusedLocally",
+    "RowResult",
     "ServerError",
     "SettingsError",
     "SharedAnswerLate",

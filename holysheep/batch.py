@@ -19,7 +19,7 @@ refuses the key or the account, a batch begins no more rows. What is not answere
 
 import json
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -160,11 +160,17 @@ class _Task:
     row: Row
 
 
-def check_rows(rows: Iterable[Row], template: Template, clock: Clock) -> int:
+def check_rows(
+    rows: Iterable[Row],
+    template: Template,
+    clock: Clock,
+    *,
+    most: int | None = config.MAX_BATCH_ROWS,
+) -> int:
     """Look at every row before the first is asked; returns how many there are.
 
     Raises ``InputError`` for rows that cannot be read, or where the template uses a name that no
-    row has. One that only some rows lack is an error of those rows.
+    row has, or for more than ``most``. A name that only some rows lack is an error of those rows.
     """
     total = 0
     wanted = set(template.variables) - {"item"}
@@ -172,10 +178,8 @@ def check_rows(rows: Iterable[Row], template: Template, clock: Clock) -> int:
     is_new = False
     for row in rows:
         total += 1
-        if total > config.MAX_BATCH_ROWS:
-            raise InputError(
-                f"There are more than {config.MAX_BATCH_ROWS:,} rows. Divide them into batches."
-            )
+        if most is not None and total > most:
+            raise InputError(f"There are more than {most:,} rows. Divide them into batches.")
         is_new = is_new or row.earlier is None
         wanted.difference_update(row.columns)
         if len(known) < 100:
@@ -192,10 +196,10 @@ def check_rows(rows: Iterable[Row], template: Template, clock: Clock) -> int:
 class Batch:
     """One run over ``rows``. Iterate ``results`` once; ``totals`` then has the sums.
 
-    ``total`` is the number of rows where it is known. Without ``has_deadline`` it takes as long as
-    it takes, as outside a host. ``app_id`` and ``user_id`` say whose cached
-    answers may be shared, where the options ask for that. Raises ``InputError`` for a template that
-    cannot be used.
+    ``total`` is the number of rows where it is known. ``lasts_s`` replaces the parameters'
+    ``deadline_s``, which is bounded by what a host allows. ``app_id`` and ``user_id`` say whose
+    cached answers may be shared, where the options ask for that. Raises ``InputError`` for a
+    template that cannot be used.
     """
 
     def __init__(
@@ -210,7 +214,7 @@ class Batch:
         app_id: str | None = None,
         user_id: str | None = None,
         started_s: float | None = None,
-        has_deadline: bool = True,
+        lasts_s: float | None = None,
     ) -> None:
         self.totals = Totals()
         self._engine = engine
@@ -223,7 +227,7 @@ class Batch:
         self._rows = iter(rows)
         self._total = total
         self._started_s = clock.monotonic() if started_s is None else started_s
-        self._ends_s = self._started_s + (params.deadline_s if has_deadline else config.A_YEAR_S)
+        self._ends_s = self._started_s + (params.deadline_s if lasts_s is None else lasts_s)
         self._left_s: float | None = None
         self._twins: Twins[_Task] = Twins(clock)
 
@@ -236,6 +240,7 @@ class Batch:
         self._position = 0
         self._working = 0
         self._is_exhausted = False
+        self._is_stopped = False
         self._bug: BaseException | None = None
 
         # Apart from the above, because those who wait for it must not wake at every result.
@@ -259,12 +264,20 @@ class Batch:
         """Rows that were answered per minute, those taken over apart."""
         return per_minute(self.totals.succeeded - self.totals.taken_over, self.elapsed_s)
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._is_stopped
+
     def stop(self, reason: str) -> None:
         """Begin no more rows, and wait for none: what is not answered is skipped."""
+        self._is_stopped = True
         self._ends_s = self._clock.monotonic() - config.DEADLINE_GRACE_S
         self._halt(reason)
 
-    def results(self, *, progress_s: float | None = None) -> Iterator[RowResult | Progress]:
+    def results(
+        self, *, progress_s: float | None = None
+    ) -> Generator[RowResult | Progress, None, None]:
         """The rows' results in order; between them ``Progress`` every ``progress_s`` seconds.
 
         Leaving early ends the batch. Raises ``InputError`` where a row cannot be read.

@@ -3,118 +3,35 @@
 The answer goes to standard output and nothing else does; errors go to standard error as one line,
 ``error: <error_type>: <message>``. Exit codes: 0 answered, 1 interrupted, output that nobody takes,
 or a bug, 2 wrong usage or input, 3 the key was refused, 4 a rate limit, quota or budget, 5 upstream
-is down or unreadable, 6 it did not accept the request.
+is down or unreadable, 6 it did not accept the request, 7 some rows of a batch have no answer.
 """
 
-import errno
 import json
-import os
+import signal
 import sys
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
 from holysheep import config
-from holysheep.client import API_KEY_VARIABLE, BASE_URL_VARIABLE, Client
-from holysheep.errors import (
-    AuthError,
-    BadResponse,
-    BudgetExceeded,
-    HolySheepError,
-    InputError,
-    LimiterTimeout,
-    QuotaExhausted,
-    RateLimited,
-    SettingsError,
-    UpstreamError,
+from holysheep.batch import check_rows
+from holysheep.cli_support import (
+    client_of,
+    connection,
+    reports_errors,
+    say,
+    standard_input,
+    utf8,
 )
-
-EXIT_CODES: tuple[tuple[type[HolySheepError] | tuple[type[HolySheepError], ...], int], ...] = (
-    ((InputError, SettingsError), 2),
-    (AuthError, 3),
-    ((RateLimited, QuotaExhausted, LimiterTimeout, BudgetExceeded), 4),
-)
-"""Checked in this order; what is none of them and no outage exits with 6."""
-
-
-def exit_code(error: HolySheepError) -> int:
-    """The exit code for an error."""
-    for kinds, code in EXIT_CODES:
-        if isinstance(error, kinds):
-            return code
-    refused = isinstance(error, UpstreamError) and not error.retryable
-    return 6 if refused and not isinstance(error, BadResponse) else 5
-
-
-def _reports_errors[**P](command: Callable[P, None]) -> Callable[P, None]:
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            if sys.stdout is None:
-                # Before anything is asked for that nobody would see.
-                raise _OutputLost(OSError(errno.EBADF, os.strerror(errno.EBADF)))
-            command(*args, **kwargs)
-        except UnicodeError:
-            click.echo("error: invalid_input: The input is not UTF-8 text.", err=True)
-            sys.exit(2)
-        except _OutputLost as error:
-            if error.reason.errno != errno.EPIPE:  # a reader that leaves has seen enough
-                told = error.reason.strerror
-                click.echo(f"error: output: The answer could not be written: {told}.", err=True)
-            _give_up_output()
-            sys.exit(1)
-        except HolySheepError as error:
-            click.echo(f"error: {error.error_type}: {error}", err=True)
-            sys.exit(exit_code(error))
-
-    return run
-
-
-class _OutputLost(Exception):
-    """Standard output is full, or closed."""
-
-    def __init__(self, reason: OSError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
-
-
-def _say(text: str, *, nl: bool = True) -> None:
-    """Print, at once."""
-    try:
-        click.echo(text, nl=nl)
-    except OSError as error:
-        raise _OutputLost(error) from None
-
-
-def _give_up_output() -> None:
-    """Let what is left in the buffer go nowhere, or the interpreter complains when it ends."""
-    try:
-        number = sys.stdout.fileno()
-    except (AttributeError, OSError):
-        return
-    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-
-
-def _client(api_key: str | None, base_url: str) -> Client:
-    if not (api_key or "").strip():
-        raise SettingsError(
-            f"There is no API key. Set {API_KEY_VARIABLE} in the environment, or give --api-key."
-        )
-    return Client(api_key, base_url=base_url)
-
-
-def _utf8(argument: str) -> str:
-    """An argument, whose bytes must be UTF-8 whatever the locale says. Raises ``UnicodeError``."""
-    return os.fsencode(argument).decode()
-
-
-def _standard_input() -> str:
-    """All of standard input, whatever the locale says. Raises ``UnicodeError``."""
-    if sys.stdin is None:
-        raise InputError("Standard input is closed, so there is no prompt to read from it.")
-    return sys.stdin.buffer.read().decode("utf-8-sig")
+from holysheep.client import BatchResults
+from holysheep.errors import InputError
+from holysheep.filebatch import FileBatch, read_rows
+from holysheep.ports import SystemClock
+from holysheep.report import batch_report, benchmark_report
+from holysheep.template import Template
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -123,29 +40,9 @@ def main() -> None:
     """Call LLMs through an OpenAI-compatible gateway."""
 
 
-def _connection(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that every command which calls the gateway takes."""
-    base_url = click.option(
-        "--base-url",
-        envvar=BASE_URL_VARIABLE,
-        default=config.DEFAULT_BASE_URL,
-        show_default=True,
-        show_envvar=True,
-        help="OpenAI-compatible base URL.",
-    )
-    api_key = click.option(
-        "--api-key",
-        envvar=API_KEY_VARIABLE,
-        show_envvar=True,
-        help="Key of the gateway; better given in the environment.",
-    )
-    with_both: Callable[..., None] = base_url(api_key(command))
-    return with_both
-
-
 @main.command()
 @click.argument("prompt")
-@_connection
+@connection
 @click.option("--model", "-m", default=config.DEFAULT_MODEL, show_default=True)
 @click.option("--system", "-s", help="System prompt.")
 @click.option("--temperature", "-t", type=float, help="From 0 to 2.")
@@ -158,7 +55,7 @@ def _connection(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--retries", "max_retries", type=int, help="Retries per model.")
 @click.option("--stream", is_flag=True, help="Show the answer as it arrives.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
-@_reports_errors
+@reports_errors
 def chat(
     prompt: str,
     base_url: str,
@@ -170,28 +67,157 @@ def chat(
     **params: Any,
 ) -> None:
     """Ask PROMPT ("-" reads it from standard input) and print the answer."""
-    prompt = _standard_input() if prompt == "-" else _utf8(prompt)
+    prompt = standard_input() if prompt == "-" else utf8(prompt)
     messages = [{"role": "user", "content": prompt}]
     if system:
-        messages.insert(0, {"role": "system", "content": _utf8(system)})
+        messages.insert(0, {"role": "system", "content": utf8(system)})
     given = {name: value for name, value in params.items() if value not in (None, ())}
     if json_schema is not None:
         given["json_schema"] = json_schema.read() or "-"
-    with _client(api_key, base_url) as client:
+    with client_of(api_key, base_url) as client:
         if stream and not as_json:
             for delta in client.stream(messages, **given):
-                _say(delta.text, nl=False)
-            _say("")
+                say(delta.text, nl=False)
+            say("")
             return
         result = client.chat(messages, **given)
-    _say(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result.text)
+    say(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result.text)
 
 
 @main.command()
-@_connection
-@_reports_errors
+@connection
+@reports_errors
 def models(base_url: str, api_key: str | None) -> None:
     """List the models that the gateway offers to the key, one a line."""
-    with _client(api_key, base_url) as client:
+    with client_of(api_key, base_url) as client:
         for model in client.models():
-            _say(model)
+            say(model)
+
+
+def _template(template: str | None, file: Any) -> str:
+    if template is not None and file is not None:
+        raise InputError("Give --template or --template-file, not both.")
+    if file is not None:
+        return str(file.read())
+    return "{{ item }}" if template is None else utf8(template)
+
+
+@main.command()
+@click.argument("rows", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Result file, .jsonl or .csv.",
+)
+@click.option("--template", help="Prompt of a row: Jinja2, with {{ item }} or column names.")
+@click.option("--template-file", type=click.File(encoding="utf-8"), help="The same, in a file.")
+@connection
+@click.option("--model", "-m", default=config.DEFAULT_MODEL, show_default=True)
+@click.option("--system", "-s", "system_prompt", help="System prompt.")
+@click.option("--temperature", "-t", type=float, help="From 0 to 2.")
+@click.option("--max-tokens", type=int, help="Longest answer.")
+@click.option("--fallback", "fallback_models", multiple=True, help="Model to ask next; repeatable.")
+@click.option(
+    "--schema", "json_schema", type=click.File(encoding="utf-8"), help="JSON Schema file."
+)
+@click.option("--concurrency", "-c", type=int, help="Rows in flight, 1 to 100.")
+@click.option("--requests-per-minute", type=float, help="Limit of the key; 0 = none.")
+@click.option("--row-timeout", "row_timeout_s", type=float, help="Seconds that a row may take.")
+@click.option("--deadline", "deadline_s", type=float, help="Seconds after which to end.")
+@click.option("--retries", "max_retries", type=int, help="Retries per row and model.")
+@click.option("--stop-on-error", is_flag=True, help="Begin no more rows after a failed one.")
+@click.option("--resume", is_flag=True, help="Take up the output file: ask for what is missing.")
+@reports_errors
+def batch(
+    rows: Path,
+    output: Path,
+    template: str | None,
+    template_file: Any,
+    base_url: str,
+    api_key: str | None,
+    concurrency: int | None,
+    requests_per_minute: float | None,
+    json_schema: Any,
+    stop_on_error: bool,
+    resume: bool,
+    **params: Any,
+) -> None:
+    """Ask once for each row of the file ROWS (.txt, .csv, .jsonl, .json) and write all results.
+
+    Ctrl-C ends it in an orderly way; the same command with --resume asks for what is missing.
+    """
+    source = read_rows(rows)
+    prompt_template = _template(template, template_file)
+    compiled = Template(prompt_template)
+    written = FileBatch(output, resumes=resume)
+    total = check_rows(source, compiled, SystemClock(), most=None)
+    given = {name: value for name, value in params.items() if value not in (None, ())}
+    if json_schema is not None:
+        given["json_schema"] = json_schema.read() or "-"
+    if stop_on_error:
+        given["on_row_error"] = "stop"
+    if concurrency is not None:
+        given["concurrency"] = concurrency
+    settings = {
+        # The default of a credential that several workflows share is too low for one batch alone.
+        "max_concurrency": max(config.DEFAULT_MAX_CONCURRENCY, concurrency or 0),
+        "requests_per_minute": requests_per_minute,
+    }
+    with client_of(api_key, base_url, **settings) as client:
+        results = client.batch(written.rows(source, compiled), prompt_template, **given)
+        try:
+            with (
+                _interrupting(results),
+                click.progressbar(results, length=total, file=sys.stderr) as bar,
+            ):
+                for result in bar:
+                    written.write(result)
+        finally:
+            written.close()
+    click.echo(batch_report(results.batch, [str(output)]), err=True)
+    if results.batch.is_stopped:
+        sys.exit(1)
+    results.batch.raise_if_nothing_was_answered()
+    if results.totals.status != "ok":
+        sys.exit(7)
+
+
+@contextmanager
+def _interrupting(results: BatchResults) -> Iterator[None]:
+    """Ctrl-C ends the batch, the second one the program."""
+
+    def end(*_: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        results.batch.stop("Interrupted.")
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@main.command()
+@connection
+@click.option("--model", "-m", default=config.DEFAULT_MODEL, show_default=True)
+@click.option("--prompt", help="What to ask each time.")
+@click.option("--iterations", "-n", type=int, help="How often, 1 to 500.")
+@click.option("--concurrency", "-c", type=int, help="Calls at a time, 1 to 100.")
+@click.option("--max-tokens", type=int, help="Longest answer.")
+@click.option("--deadline", "deadline_s", type=float, help="Seconds after which to end.")
+@reports_errors
+def benchmark(base_url: str, api_key: str | None, prompt: str | None, **params: Any) -> None:
+    """Measure how fast a model answers your key. Every iteration costs a request."""
+    given = {name: value for name, value in params.items() if value is not None}
+    if prompt is not None:
+        given["prompt"] = utf8(prompt)
+    # The limit of an ordinary credential would be what is measured.
+    with client_of(api_key, base_url, requests_per_minute=0, max_concurrency=100) as client:
+        run = client.benchmark(**given)
+        with click.progressbar(run, length=given.get("iterations"), file=sys.stderr) as bar:
+            for _ in bar:
+                pass
+        run.raise_if_nothing_was_answered()
+        say(benchmark_report(run))

@@ -1,20 +1,36 @@
 """The engine as a library: ``Client`` for scripts and services outside Dify."""
 
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
+from pydantic import BaseModel
+
+from holysheep import config
+from holysheep.batch import Batch, Totals, check_rows
+from holysheep.benchmark import Benchmark
+from holysheep.chain import Chain
 from holysheep.credentials import check_credentials, list_models
-from holysheep.engine import Answer
+from holysheep.engine import Answer, Engine
 from holysheep.errors import InputError, SettingsError
-from holysheep.options import Options
-from holysheep.params import ChatParams, parse_messages
-from holysheep.ports import SystemClock
+from holysheep.options import BatchOptions, ChainOptions, Options
+from holysheep.params import (
+    BatchParams,
+    BenchmarkParams,
+    ChainParams,
+    ChatParams,
+    parse_messages,
+)
+from holysheep.ports import SystemClock, spawn_thread
 from holysheep.reading import chosen, parsed
 from holysheep.registry import Registry
 from holysheep.result import ChatResult
+from holysheep.results import RowResult
+from holysheep.rows import Row, Rows, rows_of_items, rows_of_queries
 from holysheep.settings import FIELDS, parse_settings
-from holysheep.types import ChatRequest, Delta, JsonObject
+from holysheep.template import Template
+from holysheep.types import Delta, JsonObject
 
 API_KEY_VARIABLE = "HOLYSHEEP_API_KEY"
 BASE_URL_VARIABLE = "HOLYSHEEP_BASE_URL"
@@ -34,6 +50,32 @@ class Stream:
     def result(self) -> ChatResult:
         """The outcome. Raises ``RuntimeError`` before the answer has been read to its end."""
         return self._answer.result
+
+
+class BatchResults(Iterator[RowResult]):
+    """The results of a batch in the order of its rows; ``totals`` has the sums so far.
+
+    Leaving early (``close``, or letting go of it) ends the batch.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self._results = batch.results()
+
+    def __next__(self) -> RowResult:
+        for found in self._results:
+            if isinstance(found, RowResult):
+                return found
+        raise StopIteration
+
+    @property
+    def totals(self) -> Totals:
+        """What the rows so far come to."""
+        return self.batch.totals
+
+    def close(self) -> None:
+        """End the batch: no more rows are begun."""
+        self._results.close()
 
 
 class Client:
@@ -97,13 +139,74 @@ class Client:
         """Ask and get the answer as it arrives; takes and raises what ``chat`` does."""
         return Stream(self._ask(messages, params, stream=True))
 
+    def batch(
+        self,
+        rows: Iterable[Any],
+        prompt_template: str = "{{ item }}",
+        *,
+        deadline_s: float | None = None,
+        **params: Any,
+    ) -> BatchResults:
+        """Ask once for each row; yields a ``RowResult`` for each, in order, as they come.
+
+        ``rows`` are texts, objects whose keys the template uses, or what ``holysheep.rows`` has
+        read. A list is checked as a whole before the first call; an iterator is read as far as
+        needed, so it may be endless. ``params`` are those of the batch node but its files:
+        ``concurrency``, ``on_row_error``, ``row_timeout_s``, ``system_prompt``, ``json_schema``,
+        those of a single call, and the keys of ``options``. ``deadline_s`` ends it; ``None`` =
+        it takes as long as it takes. A row that fails is a result with ``status`` ``error``.
+
+        Raises ``InputError`` before anything is sent.
+        """
+        given = {"prompt_template": prompt_template, **params}
+        parameters = self._parsed(BatchParams, BatchOptions, given)
+        source = _rows(rows)
+        total = None
+        if isinstance(source, Rows):
+            total = check_rows(source, Template(parameters.prompt_template), self._clock)
+        return BatchResults(
+            Batch(
+                self._engine,
+                parameters,
+                source,
+                clock=self._clock,
+                spawn=spawn_thread,
+                total=total,
+                lasts_s=config.A_YEAR_S if deadline_s is None else deadline_s,
+            )
+        )
+
+    def chain(self, query: str, steps: Sequence[Mapping[str, Any]], **params: Any) -> Chain:
+        """Ask step after step; returns the chain when it has ended.
+
+        ``steps`` and ``params`` are those of the chain node. A step that fails is in ``results``.
+        Raises ``InputError`` before anything is sent, and the failure of the first step where no
+        step was answered.
+        """
+        given = {"query": query, "steps": [dict(step) for step in steps], **params}
+        parameters = self._parsed(ChainParams, ChainOptions, given)
+        chain = Chain(self._engine, parameters, clock=self._clock)
+        for _ in chain:
+            pass
+        chain.raise_if_nothing_was_answered()
+        return chain
+
+    def benchmark(self, **params: Any) -> Benchmark:
+        """Ask the same again and again; returns the benchmark, to be iterated or ``run``.
+
+        ``params`` are those of the benchmark node: ``prompt``, ``model``, ``iterations``,
+        ``concurrency``, ``max_tokens``, ``deadline_s``. Raises ``InputError``.
+        """
+        parameters = self._parsed(BenchmarkParams, None, params)
+        return Benchmark(self._engine, parameters, clock=self._clock, spawn=spawn_thread)
+
     def models(self) -> list[str]:
         """The ids of the models that the gateway offers to this key."""
-        return list_models(self._registry.engine(self._settings), clock=self._clock)
+        return list_models(self._engine, clock=self._clock)
 
     def check(self) -> None:
         """Return if key and base URL work, else raise what is wrong with them."""
-        check_credentials(self._registry.engine(self._settings), clock=self._clock)
+        check_credentials(self._engine, clock=self._clock)
 
     def _ask(
         self,
@@ -112,34 +215,68 @@ class Client:
         *,
         stream: bool,
     ) -> Answer:
-        params, request = _parse(messages, given, self._settings.default_model)
-        engine = self._registry.engine(self._settings)
-        return engine.ask(request, params.policy(), timeout_s=params.timeout_s, stream=stream)
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        try:
+            conversation = parse_messages(list(messages), "messages")
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        if not conversation or _is_blank(conversation[-1]):
+            raise InputError("messages is empty: give the model something to answer.")
+        texts = [_texts(message) for message in conversation]
+        params = self._parsed(ChatParams, Options, given, counted=texts)
+        return self._engine.ask(
+            params.request(conversation),
+            params.policy(),
+            timeout_s=params.timeout_s,
+            stream=stream,
+        )
+
+    @property
+    def _engine(self) -> Engine:
+        return self._registry.engine(self._settings)
+
+    def _parsed[Model: BaseModel](
+        self,
+        kind: type[Model],
+        options: type[Options] | None,
+        given: Mapping[str, Any],
+        *,
+        counted: Any = None,
+    ) -> Model:
+        """``given`` as parameters; keys of ``options`` stand beside the others.
+
+        ``counted`` is what else belongs to the texts whose size is limited.
+        """
+        known = set(kind.model_fields) - {"options", "on_error"}
+        optional = set(options.model_fields) if options else set()
+        unknown = sorted(set(given) - known - optional)
+        if unknown:
+            raise InputError(f"Unknown parameters: {', '.join(unknown)}.")
+        values = {name: value for name, value in given.items() if name in known}
+        if options:
+            values["options"] = {n: value for n, value in given.items() if n in optional - known}
+        values = chosen({**values, _COUNTED: counted}, default_model=self._settings.default_model)
+        values.pop(_COUNTED, None)
+        return parsed(kind, values)
 
 
-def _parse(
-    messages: str | Sequence[Mapping[str, Any]], given: Mapping[str, Any], default_model: str
-) -> tuple[ChatParams, ChatRequest]:
-    unknown = sorted(set(given) - _PARAMS - set(Options.model_fields))
-    if unknown:
-        raise InputError(f"Unknown parameters: {', '.join(unknown)}.")
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
+_COUNTED = "counted"
+
+
+def _rows(rows: Iterable[Any]) -> Iterable[Row]:
+    """What a caller gave as rows. Raises ``InputError``."""
+    if isinstance(rows, Rows):
+        return rows
+    if isinstance(rows, list | tuple):
+        return rows_of_queries(rows)
+    ahead = iter(rows)
     try:
-        conversation = parse_messages(list(messages), "messages")
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    if not conversation or _is_blank(conversation[-1]):
-        raise InputError("messages is empty: give the model something to answer.")
-    options = {name: given[name] for name in given if name in Options.model_fields}
-    given = {name: given[name] for name in given if name in _PARAMS}
-    values = chosen(
-        {**given, "options": options, "messages": [_texts(message) for message in conversation]},
-        default_model=default_model,
-    )
-    del values["messages"]
-    params = parsed(ChatParams, values)
-    return params, params.request(conversation)
+        first = next(ahead)
+    except StopIteration:
+        raise InputError("rows is empty: give the model something to answer.") from None
+    whole = itertools.chain([first], ahead)
+    return whole if isinstance(first, Row) else rows_of_items(whole)
 
 
 def _is_blank(message: JsonObject) -> bool:
@@ -154,6 +291,3 @@ def _texts(message: JsonObject) -> JsonObject:
     if not isinstance(content, list):
         return message
     return {**message, "content": [part for part in content if part.get("type") == "text"]}
-
-
-_PARAMS = set(ChatParams.model_fields) - {"options", "on_error"}

@@ -40,17 +40,15 @@ class RetryLayer:
             events = self._retrying(_begin, call, proceed)
         except RateLimited as error:
             wait_s = error.retry_after_s
-            if wait_s is not None and self._clock.monotonic() + wait_s >= call.deadline_s:
+            if wait_s is not None and self._clock.monotonic() + wait_s >= call.ends_s:
                 raise _beyond_deadline(error, wait_s) from error
             raise
         yield from events
 
     def _stop(self, state: RetryCallState) -> bool:
         call: Call = state.args[0]
-        ends_s = call.deadline_s
-        if call.answer_by_s is not None and _named_wait(state) is None:
-            # Another model waits for its share of the time.
-            ends_s = call.answer_by_s
+        # Where another model could be asked, it has its share of the time.
+        ends_s = call.answer_by_s if _named_wait(state) is None else call.ends_s
         return state.attempt_number > call.policy.max_retries or (
             self._clock.monotonic() + state.upcoming_sleep >= ends_s
         )

@@ -61,7 +61,7 @@ class ChatTransport:
     def __call__(self, call: Call) -> Iterator[Event]:
         """Send the request and read its answer."""
         began = self._clock.monotonic()
-        if began >= call.deadline_s:
+        if began >= call.ends_s:
             raise DeadlineExceeded("The deadline passed before the request was sent.")
         try:
             response, left_out = self._open(call)
@@ -152,8 +152,8 @@ class ChatTransport:
     def _broken(self, error: httpx.TransportError, call: Call, waited_s: float) -> HolySheepError:
         """The error of the tree for a connection that failed after ``waited_s`` seconds."""
         now = self._clock.monotonic()
-        failure = connection_error(error, past_deadline=now >= call.deadline_s)
-        share_is_over = call.answer_by_s is not None and call.answer_by_s <= now < call.deadline_s
+        failure = connection_error(error, past_deadline=now >= call.ends_s)
+        share_is_over = call.answer_by_s <= now < call.ends_s
         if isinstance(failure, TimedOut) and share_is_over:
             failure = TimedOut(
                 f"The model did not begin to answer within {span(waited_s)}, its share of the time"
@@ -166,11 +166,10 @@ class ChatTransport:
 
     def _limits_of(self, call: Call) -> dict[str, float]:
         """The time limits of a chat request until its first byte."""
-        answer_by_s = call.deadline_s if call.answer_by_s is None else call.answer_by_s
         read_s = config.STREAM_SILENCE_S if call.stream else config.READ_TIMEOUT_S
         return limits(
             self._clock,
-            min(call.deadline_s, answer_by_s),
+            call.answer_by_s,
             connect_s=config.CONNECT_TIMEOUT_S,
             read_s=read_s,
             write_s=config.WRITE_TIMEOUT_S,
@@ -203,7 +202,7 @@ class ChatTransport:
         start = b""
         for piece in pieces:
             # It answers: from here on it has all the time that there is.
-            read_limit(response).deadline_s = call.deadline_s
+            read_limit(response).deadline_s = call.ends_s
             # A body may come in single bytes, or begin with any amount of nothing; its form shows
             # in the first few bytes that are something.
             start = (start + piece).lstrip(BLANK_START)

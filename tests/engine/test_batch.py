@@ -468,8 +468,8 @@ def test_progress_comes_while_it_runs_also_when_no_row_ends() -> None:
 # --- what is checked before the first call ------------------------------------------------------
 
 
-def check(rows: Any, template: str = "{{ item }}") -> int:
-    return check_rows(rows_of_queries(rows), Template(template), FakeClock())
+def check(rows: Any, template: str = "{{ item }}", **how: int) -> int:
+    return check_rows(rows_of_queries(rows), Template(template), FakeClock(), **how)
 
 
 def test_all_rows_are_counted_before_the_first_is_asked() -> None:
@@ -485,11 +485,10 @@ def test_a_name_that_one_row_has_is_no_reason_to_refuse_all() -> None:
     assert check([{"city": "Ulm"}, {"town": "Linz"}], "{{ town }}") == 2
 
 
-def test_more_rows_than_a_batch_may_have_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "MAX_BATCH_ROWS", 10)
-    assert check(questions(10)) == 10
+def test_more_rows_than_a_batch_may_have_are_refused() -> None:
+    assert check(questions(10), most=10) == 10
     with pytest.raises(InputError, match="more than 10 rows"):
-        check(questions(11))
+        check(questions(11), most=10)
 
 
 # --- bugs and interleavings ---------------------------------------------------------------------

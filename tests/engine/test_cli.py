@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from devtools.upstream import Upstream
 from devtools.upstream import behaviours as do
 from holysheep import errors
-from holysheep.cli import exit_code, main
+from holysheep.cli import main
+from holysheep.cli_support import exit_code
 from holysheep.config import VERSION
 from tests.engine.raw_servers import (
     KEY,
