@@ -94,6 +94,9 @@ def models(base_url: str, api_key: str | None) -> None:
             say(model)
 
 
+_WAY_ON = "The same command with --resume asks for the missing rows only."
+
+
 def _template(template: str | None, file: Any) -> str:
     if template is not None and file is not None:
         raise InputError("Give --template or --template-file, not both.")
@@ -176,7 +179,7 @@ def batch(
                     written.write(result)
         finally:
             written.close()
-    click.echo(batch_report(results.batch, [str(output)]), err=True)
+    click.echo(batch_report(results.batch, [str(output)], way_on=_WAY_ON), err=True)
     if results.batch.is_stopped:
         sys.exit(1)
     results.batch.raise_if_nothing_was_answered()

@@ -9,9 +9,14 @@ from holysheep.benchmark import Benchmark
 from holysheep.stats import LatencySummary
 from holysheep.wording import span
 
+WAY_ON = "Give {files} to the node as its file, one at a time, to ask for the missing rows only."
 
-def batch_report(batch: Batch, files: Sequence[str] = ()) -> str:
-    """A few lines: how many rows came to what, at which cost, and where they are."""
+
+def batch_report(batch: Batch, files: Sequence[str] = (), *, way_on: str = WAY_ON) -> str:
+    """A few lines: how many rows came to what, at which cost, and where they are.
+
+    ``way_on`` says how to get the missing rows, with ``{files}`` for the names.
+    """
     totals = batch.totals
     counts = [
         f"**{totals.succeeded:,} of {totals.total:,} rows answered**",
@@ -38,7 +43,7 @@ def batch_report(batch: Batch, files: Sequence[str] = ()) -> str:
     if totals.first_failure is not None:
         lines.append(f"First failure: {totals.first_failure.message}")
     if totals.skipped or totals.failed:
-        lines.append(_way_on(files))
+        lines.append(way_on.format(files=", ".join(files)) if files else "")
     elif files:
         lines.append(f"All rows: {', '.join(files)}")
     return "\n".join(f"- {line}" for line in lines if line)
@@ -81,14 +86,6 @@ def _latency_rows(summary: LatencySummary) -> list[tuple[str, str]]:
         ("P99", _ms(summary.p99_ms)),
         ("Maximum", _ms(summary.max_ms)),
     ]
-
-
-def _way_on(files: Sequence[str]) -> str:
-    if not files:
-        return ""
-    if len(files) == 1:
-        return f"Give {files[0]} to the node as its file to ask for the missing rows only."
-    return f"Give {', '.join(files)} to the node, one at a time, to ask for the missing rows only."
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -887,20 +887,45 @@ def test_readme_credentials_are_those_of_the_declaration() -> None:
             assert codes(default) == [d for d in [CREDENTIALS[name].get("default")] if d], name
 
 
-def test_readme_inputs_are_those_of_the_declaration() -> None:
-    rows = table("Input")
-    declared = parameters(LLM, "llm")
+README_NODES = {
+    "nodes/holysheep_llm.yaml": ("Input", "Setting", "Output"),
+    "nodes/holysheep_batch.yaml": ("Batch input", "Batch setting", "Batch output"),
+    "nodes/holysheep_chain.yaml": ("Chain input", "Chain setting", "Chain output"),
+    "nodes/holysheep_benchmark.yaml": (
+        "Benchmark input",
+        "Benchmark setting",
+        "Benchmark output",
+    ),
+}
+
+
+def test_readme_has_all_nodes() -> None:
+    assert set(README_NODES) == set(NODES)
+
+
+@every_node
+def test_readme_inputs_are_those_of_the_declaration(path: str) -> None:
+    rows = table(README_NODES[path][0])
+    declared = parameters(NODES[path], "llm")
     assert names(rows) == list(declared)
     for name, (_, type_, _) in zip(declared, rows, strict=True):
         required = ", required" if declared[name]["required"] else ""
         assert type_ == declared[name]["type"] + required, name
 
 
-def test_readme_settings_are_those_of_the_declaration() -> None:
-    rows = table("Setting")
-    declared = parameters(LLM, "form")
-    assert names(rows) == list(declared)
-    for (name, parameter), (_, type_, default, allowed) in zip(declared.items(), rows, strict=True):
+@every_node
+def test_readme_settings_are_those_of_the_declaration(path: str) -> None:
+    rows = table(README_NODES[path][1])
+    declared = parameters(NODES[path], "form")
+    assert [name for row in rows for name in codes(row[0])] == list(declared)
+    for names_cell, type_, default, allowed in rows:
+        if allowed.startswith("As in HolySheep LLM"):
+            for name in codes(names_cell):
+                theirs = parameters(LLM, "form")[name]
+                assert declared[name].get("default") == theirs.get("default"), name
+            continue
+        (name,) = codes(names_cell)
+        parameter = declared[name]
         assert type_ == parameter["type"], name
         assert codes(default) == ([str(parameter["default"])] if "default" in parameter else [])
         if parameter["type"] == "number":
@@ -920,9 +945,10 @@ def test_readme_options_are_those_of_the_engine() -> None:
             assert default.strip("`") in shown, name
 
 
-def test_readme_outputs_are_those_of_the_declaration() -> None:
-    rows = table("Output")
-    declared = LLM["output_schema"]["properties"]
+@every_node
+def test_readme_outputs_are_those_of_the_declaration(path: str) -> None:
+    rows = table(README_NODES[path][2])
+    declared = NODES[path]["output_schema"]["properties"]
     assert names(rows) == list(declared)
     for names_cell, type_, meaning in rows:
         for name in codes(names_cell):
