@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from devtools.upstream.behaviours import ok, outage, rate_limited
+from devtools.upstream.behaviours import ok, outage, rate_limited, reset, server_error, status
 from devtools.upstream.control import Upstream
 from tests.host.daemon import PluginProcess, Result
 
@@ -63,7 +63,7 @@ class Stage:
         if result.error is not None:
             raise DemoError(result.error.message)
         self.spent_usd += result.variables["cost_usd"] or 0.0
-        self.saved_usd += result.variables["usage"]["saved_usd"] or 0.0
+        self.saved_usd += result.variables.get("usage", {}).get("saved_usd") or 0.0
         return result
 
     def calls(self) -> int:
@@ -104,8 +104,10 @@ def _play(credentials: dict[str, str], gateway: Upstream | None) -> None:
         if gateway is not None:
             _scene("The gateway says 429, wait 1 s: done", partial(_rate_limited, gateway), stage)
             _scene("The model is down: the fallback answers", partial(_outage, gateway), stage)
+            _scene("A batch of 400 rows, in bad weather", partial(_batch, gateway), stage)
+            _scene("A chain whose second step fails", partial(_chain, gateway), stage)
         else:
-            print(f"\n{DIM}Left out: a rate limit and an outage need the simulated gateway.{RESET}")
+            print(f"\n{DIM}Left out: what needs a gateway that fails on command.{RESET}")
         uncached_usd = stage.spent_usd + stage.saved_usd
         print(f"\n{BOLD}All of it cost {stage.spent_usd:.6f} USD")
         print(f"and would have cost {uncached_usd:.6f} USD without the cache.{RESET}")
@@ -212,6 +214,50 @@ def _outage(gateway: Upstream, stage: Stage) -> None:
         )
     calls = gateway.stats().calls_by_model.get("gpt-4.1", 0)
     _say(f"gpt-4.1 was called {calls} times, then its circuit breaker opened")
+
+
+def _batch(gateway: Upstream, stage: Stage) -> None:
+    gateway.reset()
+    gateway.default(ok(latency_ms=60))
+    gateway.script(*[ok(latency_ms=60)] * 90, *[rate_limited(retry_after=1)] * 3)
+    gateway.script(*[ok(latency_ms=60)] * 60, *[server_error()] * 4, *[reset("body")] * 3)
+    rows = [{"city": f"town {number % 300}"} for number in range(400)]
+    call = stage.plugin.start(
+        "holysheep_batch",
+        {"queries": rows, "prompt_template": "What is {{ city }} known for?", "concurrency": 20},
+        stage.credentials,
+    )
+    for arrival in call:
+        message = arrival.data["message"]
+        if message.get("variable_name") == "progress":
+            print(f"  {message['variable_value']}", end="", flush=True)
+    result = stage.took(call.result(120))
+    for line in result.text.splitlines():
+        _say(line)
+    answers = result.variables["results"]
+    if [row["index"] for row in answers] != list(range(400)) or result.variables["failed"]:
+        raise DemoError("a row of the batch was lost")
+
+
+def _chain(gateway: Upstream, stage: Stage) -> None:
+    gateway.reset()
+    gateway.script(ok(text="Wool keeps warm, breathes and lasts."))
+    gateway.script(status(400), ok(text="Wool: warm, airy, durable."))
+    steps = [
+        {"name": "draft"},
+        {"name": "critique", "prompt": "Say in one sentence what is weak about this."},
+        {"name": "final", "prompt": "Rewrite the text in five words."},
+    ]
+    result = stage.took(
+        stage.plugin.call(
+            "holysheep_chain",
+            {"query": "Praise wool in one sentence.", "steps": steps},
+            stage.credentials,
+        )
+    )
+    for number, step in enumerate(result.variables["results"].values()):
+        _say(f"step {number}, {step['name']}: {step.get('output') or step['error_type']}")
+    _say(f"answer: {result.text} (status: {result.variables['status']})")
 
 
 def _figures(result: Result) -> None:

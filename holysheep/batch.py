@@ -278,12 +278,16 @@ class Batch:
     def results(
         self, *, progress_s: float | None = None
     ) -> Generator[RowResult | Progress, None, None]:
-        """The rows' results in order; between them ``Progress`` every ``progress_s`` seconds.
+        """The rows' results in order, with ``Progress`` between them.
 
-        Leaving early ends the batch. Raises ``InputError`` where a row cannot be read.
+        Progress is told every ``progress_s`` seconds at most: when rows have ended since, and
+        otherwise every tenth time. Leaving early ends the batch. Raises ``InputError`` where a row
+        cannot be read.
         """
         interval_s = float("inf") if progress_s is None else progress_s
         due_s = self._clock.monotonic() + interval_s
+        told = -1
+        silences = 0
         with self._changed:
             self._working = self.in_flight
         for _ in range(self.in_flight):
@@ -297,8 +301,11 @@ class Batch:
                 elif self._is_done():
                     return
                 if self._clock.monotonic() >= due_s:
-                    yield self.progress()
                     due_s = self._clock.monotonic() + interval_s
+                    silences += 1
+                    if self.totals.total != told or silences == 10:
+                        told, silences = self.totals.total, 0
+                        yield self.progress()
         finally:
             self._left_s = self._clock.monotonic()
             self._halt("The batch was left.")

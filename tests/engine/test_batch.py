@@ -457,12 +457,18 @@ def test_a_row_that_had_no_prompt_then_has_none_now() -> None:
 # --- progress -----------------------------------------------------------------------------------
 
 
-def test_progress_comes_while_it_runs_also_when_no_row_ends() -> None:
+def test_progress_is_told_when_rows_have_ended() -> None:
     run = Run(World(echo(7.5), price_overrides=PRICES), questions(10), concurrency=5)
     run.finish(progress_s=2.0)
-    assert [progress.done for progress in run.progress] == [0, 0, 0, 5, 5, 5, 5]
+    assert [progress.done for progress in run.progress] == [0, 5]
     assert run.progress[0].left_s is None
-    assert str(run.progress[-1]) == "5 of 10 rows, 0.000075 USD, about 14 s left"
+    assert str(run.progress[-1]) == "5 of 10 rows, 0.000075 USD, about 8 s left"
+
+
+def test_progress_is_told_now_and_then_when_no_row_ends() -> None:
+    run = Run(World(echo(50.0)), questions(2))
+    run.finish(progress_s=2.0)
+    assert [progress.elapsed_s for progress in run.progress] == [2.0, 22.0, 42.0]
 
 
 # --- what is checked before the first call ------------------------------------------------------
