@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from holysheep.errors import HolySheepError
+from holysheep.faults import with_id
 from holysheep.ports import Clock
 from holysheep.streams import hang_up, unseen
 from holysheep.types import Call, Completed, Event, Handler
@@ -72,5 +73,6 @@ def _all_failed(failures: list[tuple[str, HolySheepError]]) -> HolySheepError:
     (_, first), *others = failures
     if others:
         tried = ", ".join(f"{model} ({error.error_type})" for model, error in others)
-        first.message = f"{first.message} The fallback failed too: {tried}."
+        told = first.message.removesuffix(with_id("", first.request_id))
+        first.message = with_id(f"{told} The fallback failed too: {tried}.", first.request_id)
     return first

@@ -98,6 +98,16 @@ def test_the_error_is_that_of_the_model_that_was_asked_for_and_names_the_others(
     assert "c (bad_request)" in raised.value.message
 
 
+def test_the_request_id_of_the_first_model_stays_at_the_end() -> None:
+    first = ServerError("It failed. (request id r-1)", request_id="r-1")
+    fallback = OneLayer(FallbackLayer, first, ServerError("down"))
+    with pytest.raises(ServerError) as raised:
+        fallback.ask(fallback_models=("b",))
+    assert raised.value.message == (
+        "It failed. The fallback failed too: b (server_error). (request id r-1)"
+    )
+
+
 def test_a_fallback_that_fails_for_all_models_ends_the_search() -> None:
     fallback = OneLayer(FallbackLayer, ServerError("down"), AuthError("key"))
     with pytest.raises(ServerError, match=r"b \(auth\)"):
