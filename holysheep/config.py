@@ -121,6 +121,9 @@ MAX_BENCHMARK_ITERATIONS = 500
 BENCHMARK_MAX_TOKENS = 128
 BENCHMARK_DEADLINE_S = 300
 
+# Cost estimates: more tokens or requests than this is a slip of the keyboard.
+MAX_ESTIMATED = 1_000_000_000
+
 # Streaming to the host: each message costs it time, so a fast stream is sent in pieces.
 STREAM_PIECE_S = 0.05
 # No single host message above this many characters of text (the daemon cuts lines at 5 MB).

@@ -48,11 +48,16 @@ def _cache_mode(value: Any) -> str:
     return {"on": "use", "true": "use", "off": "bypass", "false": "bypass"}.get(word, word)
 
 
-def _model_ids(value: Any) -> tuple[str, ...]:
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise ValueError("fallback_models must be model ids, separated by commas.")
-    return tuple(_model_id(name.strip(), "fallback_models") for name in names if name.strip())
+def _reads_ids(field: str) -> BeforeValidator:
+    """Model ids separated by commas, or in a list."""
+
+    def read(value: Any) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{field} must be model ids, separated by commas.")
+        return tuple(_model_id(name.strip(), field) for name in names if name.strip())
+
+    return BeforeValidator(read)
 
 
 def _model_id(value: str, name: str = "model or custom_model") -> str:
@@ -89,9 +94,10 @@ def _steps(value: Any) -> Any:
 # Fields that several nodes have, with the same range and spellings in each.
 Text = Annotated[str, BeforeValidator(_as_text)]
 ModelId = Annotated[str, AfterValidator(_model_id)]
-ModelIds = Annotated[tuple[str, ...], BeforeValidator(_model_ids)]
+Fallbacks = Annotated[tuple[str, ...], _reads_ids("fallback_models")]
 Temperature = Annotated[Number, Field(ge=0, le=2)]
 MaxTokens = Annotated[Whole, Field(ge=1, le=config.MAX_MAX_TOKENS)]
+Tokens = Annotated[Whole, Field(ge=0, le=config.MAX_ESTIMATED)]
 Cache = Annotated[CacheMode, BeforeValidator(_cache_mode)]
 Schema = Annotated[JsonObject | None, BeforeValidator(_schema)]
 Tools = Annotated[list[JsonObject] | None, BeforeValidator(_tools)]
@@ -147,7 +153,7 @@ class ChatParams(BaseModel):
     max_tokens: MaxTokens = 2048
     response_format: ResponseFormat = "text"
     cache: Cache = "use"
-    fallback_models: ModelIds = ()
+    fallback_models: Fallbacks = ()
     timeout_s: Number = Field(default=config.DEADLINE_S, ge=1, le=540)
     max_retries: Retries = 3
     on_error: Literal["fail", "continue"] = "fail"
@@ -231,7 +237,7 @@ class BatchParams(BaseModel):
         default=config.BATCH_CONCURRENCY, ge=1, le=config.MAX_BATCH_CONCURRENCY
     )
     cache: Cache = "use"
-    fallback_models: ModelIds = ()
+    fallback_models: Fallbacks = ()
     row_timeout_s: Number = Field(default=config.ROW_TIMEOUT_S, ge=1, le=540)
     deadline_s: Number = Field(default=config.BATCH_DEADLINE_S, ge=1, le=config.MAX_DEADLINE_S)
     on_row_error: Literal["continue", "stop"] = "continue"
@@ -283,7 +289,7 @@ class ChainParams(BaseModel):
     temperature: Temperature = 0.7
     max_tokens: MaxTokens = 2048
     cache: Cache = "use"
-    fallback_models: ModelIds = ()
+    fallback_models: Fallbacks = ()
     timeout_s: Number = Field(default=config.CHAIN_TIMEOUT_S, ge=1, le=config.MAX_DEADLINE_S)
     on_step_error: Literal["continue", "stop"] = "continue"
     options: Annotated[ChainOptions, _READ_OPTIONS] = Field(default_factory=ChainOptions)
@@ -318,6 +324,21 @@ class BenchmarkParams(BaseModel):
         return ChatParams(
             model=self.model, max_tokens=self.max_tokens, cache="bypass", max_retries=0
         )
+
+
+class CostParams(BaseModel):
+    """A load to estimate: so many requests with so many tokens each."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    input_text: Text = ""
+
+    models: Annotated[tuple[str, ...], _reads_ids("models")] = ()
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens = 0
+    cached_tokens: Tokens = 0
+    requests: Whole = Field(default=1, ge=1, le=config.MAX_ESTIMATED)
+    cache_hit_rate: Number = Field(default=0, ge=0, le=1)
 
 
 _SHARED = {"model", "temperature", "max_tokens", "cache", "fallback_models"}

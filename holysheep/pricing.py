@@ -70,18 +70,46 @@ class Price(BaseModel):
 
     def cost(self, usage: Usage) -> Decimal:
         """USD for these token counts, exact."""
+        return self.parts(usage).total_usd
+
+    def parts(self, usage: Usage) -> "Parts":
+        """The same by kind of token."""
         rates: Price | Tier = self
         if self.above is not None and usage.prompt_tokens > self.above.prompt_tokens:
             rates = self.above
         cached_input = rates.input if rates.cached_input is None else rates.cached_input
         cache_write = rates.input if rates.cache_write is None else rates.cache_write
         fresh = max(0, usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens)
-        return (
-            fresh * rates.input
-            + usage.cached_tokens * cached_input
-            + usage.cache_write_tokens * cache_write
-            + usage.completion_tokens * rates.output
-        ) / _MILLION
+        return Parts(
+            input_usd=(fresh * rates.input + usage.cache_write_tokens * cache_write) / _MILLION,
+            cached_usd=usage.cached_tokens * cached_input / _MILLION,
+            output_usd=usage.completion_tokens * rates.output / _MILLION,
+        )
+
+    def compared(self, usage: Usage) -> Decimal | None:
+        """USD for the same tokens at ``compare_at``; ``None`` where there is no such price."""
+        match self.compare_at:
+            case None:
+                return None
+            case ComparePrice(input=for_input, output=for_output):
+                pass
+            case flat:
+                for_input = for_output = flat
+        return (usage.prompt_tokens * for_input + usage.completion_tokens * for_output) / _MILLION
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A cost in USD by kind of token. What is written to a provider's cache is input."""
+
+    input_usd: Decimal
+    cached_usd: Decimal
+    output_usd: Decimal
+
+    @property
+    def total_usd(self) -> Decimal:
+        """All of it."""
+        return self.input_usd + self.cached_usd + self.output_usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +134,11 @@ class PriceBook:
                 if model in prices:
                     return prices[model], source  # type: ignore[return-value]
         return None, "none"
+
+    @property
+    def models(self) -> list[str]:
+        """The ids that have a price."""
+        return sorted({*self._overrides, *_table()})
 
     def cost(self, completion: Completion) -> Cost:
         """What upstream's work on this answer cost."""

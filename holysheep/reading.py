@@ -46,6 +46,14 @@ def chosen(raw: Mapping[str, Any], *, default_model: str) -> dict[str, Any]:
 
     ``custom_model`` wins over ``model``, that over ``default_model``. Raises ``InputError``.
     """
+    values = set_values(raw)
+    model = values.pop("custom_model", values.get("model", default_model))
+    values["model"] = model.strip() if isinstance(model, str) else model
+    return values
+
+
+def set_values(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that are set, checked for size. Raises ``InputError``."""
     values = {name: value for name, value in raw.items() if not is_unset(value)}
     try:
         total = sum(_chars(value) for value in values.values())
@@ -56,8 +64,6 @@ def chosen(raw: Mapping[str, Any], *, default_model: str) -> dict[str, Any]:
             f"The inputs are too large: {total:,} characters, at most"
             f" {config.MAX_INPUT_CHARS:,} are allowed together."
         )
-    model = values.pop("custom_model", values.get("model", default_model))
-    values["model"] = model.strip() if isinstance(model, str) else model
     return values
 
 

@@ -1,4 +1,4 @@
-"""What a batch or a benchmark has found, in Markdown for people."""
+"""What a batch, a benchmark or an estimate has found, in Markdown for people."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from holysheep.batch import Batch
 from holysheep.benchmark import Benchmark
+from holysheep.estimate import Estimate
 from holysheep.stats import LatencySummary
 from holysheep.wording import span
 
@@ -75,6 +76,37 @@ def benchmark_report(benchmark: Benchmark) -> str:
             " which bound the throughput but count for no latency."
         )
     return "\n".join(table) + "\n\n" + "\n".join(notes)
+
+
+def cost_report(found: Estimate) -> str:
+    """A table of what a load costs with each model, and what it is made of."""
+    has_compare = any(row.compare_usd is not None for row in found.rows)
+    head = ["Model", "Input", "Cached input", "Output", "Total"]
+    head += ["Compared with", "Saving"] if has_compare else []
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in found.rows:
+        amounts = (row.input_usd, row.cached_usd, row.output_usd, row.total_usd)
+        cells = [row.model, *(_usd(amount) for amount in amounts)]
+        if has_compare:
+            saving = "" if row.saving_percent is None else f"{row.saving_percent:.1f} %"
+            cells += ["" if row.compare_usd is None else _usd(row.compare_usd), saving]
+        lines.append(f"| {' | '.join(cells)} |")
+    usage = found.usage
+    load = (
+        f"{found.requests:,} request{'s' if found.requests > 1 else ''} with"
+        f" {'about ' if found.is_estimated else ''}{usage.prompt_tokens:,} prompt tokens"
+        f"{f' ({usage.cached_tokens:,} of them cached)' if usage.cached_tokens else ''} and"
+        f" {usage.completion_tokens:,} completion tokens each"
+    )
+    notes = [f"{load}."]
+    if found.is_estimated:
+        notes.append("The prompt tokens are estimated from the text.")
+    if found.cache_hit_rate:
+        share = f"{(found.cache_hit_rate * 100).normalize():f} %"
+        notes.append(f"{share} of the requests are answered from the cache and cost nothing.")
+    if found.unpriced:
+        notes.append(f"Without a price: {', '.join(found.unpriced)}.")
+    return ("\n".join(lines) + "\n\n" if found.rows else "") + " ".join(notes)
 
 
 def _latency_rows(summary: LatencySummary) -> list[tuple[str, str]]:
