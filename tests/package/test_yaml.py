@@ -15,11 +15,13 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
+import jinja2
 import jsonschema
 import pytest
 import yaml
@@ -29,6 +31,7 @@ from pydantic.fields import FieldInfo
 
 from holysheep import config, errors
 from holysheep.chain import Chain, StepResult
+from holysheep.estimate import ModelEstimate, estimate
 from holysheep.options import Options
 from holysheep.params import (
     BatchParams,
@@ -36,8 +39,10 @@ from holysheep.params import (
     ChainParams,
     ChatParams,
     Conversation,
+    CostParams,
     Step,
 )
+from holysheep.pricing import PriceBook
 from holysheep.reading import chosen, parsed
 from holysheep.result import ChatResult, Meta, UsageReport, empty_result
 from holysheep.results import FIELDS
@@ -126,6 +131,7 @@ READERS = {
     ),
     "holysheep_batch": Reader((BatchParams,), {"queries", "file", "custom_model"}),
     "holysheep_chain": Reader((ChainParams,), {"custom_model"}, {"query": "Hi", "steps": [{}]}),
+    "holysheep_cost": Reader((CostParams,), set()),
     "holysheep_benchmark": Reader((BenchmarkParams,), {"custom_model"}),
 }
 
@@ -188,6 +194,12 @@ OUTPUTS = {
         "latency_ms": "number",
         "status": "string",
     },
+    "holysheep_cost": {
+        "rows": "array[object]",
+        "cheapest_model": "string",
+        "cost_usd": "number",
+        "unpriced": "array[string]",
+    },
     "holysheep_benchmark": {
         "avg_latency_ms": "number",
         "min_latency_ms": "number",
@@ -204,10 +216,18 @@ OUTPUTS = {
     },
 }
 
+
+def has_choices(node: dict[str, Any]) -> bool:
+    return any(parameter["type"] == "select" for parameter in node["parameters"])
+
+
 every_declaration = pytest.mark.parametrize("path", DECLARATIONS)
 every_node = pytest.mark.parametrize("path", NODE_FILES)
 every_tool = pytest.mark.parametrize("tool", TOOLS)
 every_example = pytest.mark.parametrize("path", EXAMPLE_FILES)
+with_choices = pytest.mark.parametrize(
+    "path", [*PROVIDER_FILES, *(path for path in NODE_FILES if has_choices(NODES[path]))]
+)
 
 
 # --- Declarations -------------------------------------------------------------------------------
@@ -401,7 +421,7 @@ def option_values(node: yaml.Node) -> Iterator[yaml.Node]:
                 yield from option_values(value)
 
 
-@pytest.mark.parametrize("path", [*PROVIDER_FILES, *NODE_FILES])
+@with_choices
 def test_option_values_are_quoted_texts(path: str) -> None:
     document = yaml.compose((ROOT / path).read_text(encoding="utf-8"))
     assert document is not None
@@ -435,7 +455,7 @@ def test_parameter_defaults_are_those_of_the_engine(tool: str) -> None:
     defaults = {p["name"]: p["default"] for p in TOOLS[tool]["parameters"] if "default" in p}
     untouched = reader.read(reader.least)
     assert reader.read({**reader.least, **defaults}) == untouched
-    assert defaults["model"] == config.DEFAULT_MODEL
+    assert defaults.get("model") == (config.DEFAULT_MODEL if "model" in untouched else None)
     unset = {name for name, value in untouched.items() if value in (None, "", (), [], Options())}
     described_instead = {"options"}  # each key has a default of its own
     assert set(defaults) == set(untouched) - unset - described_instead - set(reader.least)
@@ -510,6 +530,21 @@ def test_benchmark_says_that_each_iteration_costs(language: str) -> None:
     assert cost in node["description"]["human"][language]
     assert cost in parameters(node, "form")["iterations"]["human_description"][language]
     assert "cost" in node["description"]["llm"]
+
+
+@pytest.mark.parametrize("language", sorted(LANGUAGES))
+def test_cost_says_that_tokens_are_estimated_and_that_it_makes_no_call(language: str) -> None:
+    estimated, no_call = {
+        "en_US": ("estimated", "makes no call"),
+        "zh_Hans": ("估算值", "不会发起任何调用"),
+        "pt_BR": ("estimados", "não faz nenhuma chamada"),
+        "ja_JP": ("推定値", "呼び出しを行いません"),
+    }[language]
+    node = TOOLS["holysheep_cost"]
+    human = node["description"]["human"][language]
+    assert estimated in human
+    assert no_call in human
+    assert estimated in parameters(node, "llm")["input_text"]["human_description"][language]
 
 
 def test_credentials_are_the_settings_of_the_engine() -> None:
@@ -587,6 +622,12 @@ def test_outputs_of_a_chain_have_the_keys_of_the_engine() -> None:
         assert list(step["properties"]) == list(answered | failed)
 
 
+def test_rows_of_an_estimate_have_the_keys_of_the_engine() -> None:
+    row = ModelEstimate("m", Decimal(1), Decimal(0), Decimal(1), Decimal(4), "override").to_json()
+    declared = TOOLS["holysheep_cost"]["output_schema"]["properties"]["rows"]["items"]
+    assert list(declared["properties"]) == list(row)
+
+
 def test_outputs_are_those_of_the_engine() -> None:
     outputs = LLM["output_schema"]["properties"]
     for name, kind in (("usage", UsageReport), ("meta", Meta)):
@@ -646,6 +687,8 @@ def is_declared(reference: list[str], nodes: dict[str, dict[str, Any]], mode: st
     data = nodes[owner]
     if data["type"] == "start":
         return any(variable["variable"] == name for variable in data["variables"])
+    if data["type"] == "template-transform":
+        return [name, *rest] == ["output"]
     if name in RESERVED_OUTPUTS:
         return not rest
     schema = TOOLS[data["tool_name"]]["output_schema"]
@@ -771,6 +814,47 @@ def test_example_refers_to_variables_that_exist(path: str) -> None:
         assert is_declared(reference, nodes, example["app"]["mode"]), reference
 
 
+def test_cost_guard_estimates_the_call_that_it_guards() -> None:
+    cost, llm = tool_nodes(read_yaml("examples/cost_guard.yml"))
+    estimated, asked = cost["tool_configurations"], llm["tool_configurations"]
+    assert estimated["models"]["value"] == asked["model"]["value"]
+    assert estimated["completion_tokens"]["value"] == asked["max_tokens"]["value"]
+    assert cost["tool_parameters"]["input_text"] == llm["tool_parameters"]["query"]
+
+
+def test_cost_guard_lets_some_texts_through_and_refuses_others() -> None:
+    nodes = graph_nodes(read_yaml("examples/cost_guard.yml"))
+    unpriced, expensive = nodes["ifelse1"]["cases"]
+    assert [each["variable_selector"] for each in unpriced["conditions"]] == [["cost1", "unpriced"]]
+    limit = Decimal(expensive["conditions"][-1]["value"])
+    assert f"{limit} USD" in nodes["refusal1"]["template"]
+    settings = nodes["cost1"]["tool_configurations"].items()
+    load = {name: given["value"] for name, given in settings}
+    costs = []
+    for length in (100, nodes["start1"]["variables"][0]["max_length"]):
+        params = parsed(CostParams, load | {"input_text": "x" * length})
+        cheapest = estimate(params, PriceBook()).cheapest
+        assert cheapest is not None
+        costs.append(cheapest.total_usd)
+    assert costs[0] < limit < costs[1]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "refusal"),
+    [
+        ({"unpriced": ["mine"], "cost_usd": None}, "Not asked: mine has no known price."),
+        ({"unpriced": [], "cost_usd": 0.002}, "Not asked: the answer may cost about 0.002 USD,"),
+    ],
+    ids=["unpriced", "too expensive"],
+)
+def test_cost_guard_says_why_it_refuses(outputs: dict[str, Any], refusal: str) -> None:
+    node = graph_nodes(read_yaml("examples/cost_guard.yml"))["refusal1"]
+    assert {variable["variable"] for variable in node["variables"]} == set(outputs)
+    text = jinja2.Template(node["template"]).render(outputs)
+    assert text.startswith(refusal)
+    assert "\n" not in text
+
+
 # --- Shipped files ------------------------------------------------------------------------------
 
 IGNORED = (ROOT / ".difyignore").read_text(encoding="utf-8").splitlines()
@@ -891,6 +975,7 @@ README_NODES = {
     "nodes/holysheep_llm.yaml": ("Input", "Setting", "Output"),
     "nodes/holysheep_batch.yaml": ("Batch input", "Batch setting", "Batch output"),
     "nodes/holysheep_chain.yaml": ("Chain input", "Chain setting", "Chain output"),
+    "nodes/holysheep_cost.yaml": ("Cost input", "Cost setting", "Cost output"),
     "nodes/holysheep_benchmark.yaml": (
         "Benchmark input",
         "Benchmark setting",
