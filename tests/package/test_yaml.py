@@ -42,14 +42,14 @@ from holysheep.params import (
     CostParams,
     Step,
 )
-from holysheep.pricing import PriceBook
+from holysheep.pricing import PriceBook, parse_overrides
 from holysheep.reading import chosen, parsed
 from holysheep.result import ChatResult, Meta, UsageReport, empty_result
 from holysheep.results import FIELDS
 from holysheep.settings import Settings, parse_settings
 from holysheep.stats import LatencySummary
 from holysheep.template import Template
-from holysheep.types import Trace
+from holysheep.types import Trace, Usage
 from tests.fakes import FakeClock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -853,6 +853,46 @@ def test_cost_guard_says_why_it_refuses(outputs: dict[str, Any], refusal: str) -
     text = jinja2.Template(node["template"]).render(outputs)
     assert text.startswith(refusal)
     assert "\n" not in text
+
+
+# --- Prices of the article ----------------------------------------------------------------------
+
+ARTICLE_PRICES = (ROOT / "examples/article_prices.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("model", "saving_percent"),
+    [
+        ("gpt-4.1", "86.7"),
+        ("claude-sonnet-4.5", "66.7"),
+        ("gemini-2.5-flash", "75.0"),
+        ("deepseek-v3.2", "85.0"),
+    ],
+)
+@pytest.mark.parametrize("usage", [Usage(1200, 300), Usage(1, 0), Usage(0, 1), Usage(900, 10, 800)])
+def test_savings_of_the_article_come_out_of_its_prices(
+    model: str, saving_percent: str, usage: Usage
+) -> None:
+    price, source = PriceBook(parse_overrides(ARTICLE_PRICES)).find(model)
+    assert price is not None
+    assert source == "override"
+    compared = price.compared(usage)
+    assert compared is not None
+    saving = (compared - price.cost(usage)) / compared * 100
+    assert round(saving, 1) == Decimal(saving_percent)
+    assert saving_percent in ARTICLE_PRICES
+
+
+def test_prices_of_the_article_are_called_claims() -> None:
+    comment = " ".join(ARTICLE_PRICES.partition("{")[0].replace("#", " ").split())
+    assert "They are the article's claims, not list prices" in comment
+
+
+def test_prices_of_the_article_fit_into_the_field_of_the_credential() -> None:
+    """The field is a single line: what is pasted there loses its line ends."""
+    start = ARTICLE_PRICES.index("{")
+    pasted = ARTICLE_PRICES[start:].replace("\n", "")
+    assert parse_overrides(pasted) == parse_overrides(ARTICLE_PRICES)
 
 
 # --- Shipped files ------------------------------------------------------------------------------
