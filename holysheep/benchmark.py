@@ -12,7 +12,12 @@ from decimal import Decimal
 
 from holysheep import config
 from holysheep.engine import Engine
-from holysheep.errors import DeadlineExceeded, HolySheepError
+from holysheep.errors import (
+    DeadlineExceeded,
+    HolySheepError,
+    LimitBeyondDeadline,
+    LimiterTimeout,
+)
 from holysheep.params import BenchmarkParams
 from holysheep.ports import Clock, Spawn
 from holysheep.pricing import total_cost
@@ -162,7 +167,7 @@ class Benchmark:
 
     def _count(self, result: ChatResult | None, error: HolySheepError | None) -> None:
         with self._changed:
-            if self._is_over or (error is not None and self._clock.monotonic() >= self._ends_s):
+            if self._is_over or (error is not None and self._is_too_late(error)):
                 return
             if result is not None:
                 self._add(result)
@@ -171,11 +176,17 @@ class Benchmark:
                 self.first_failure = self.first_failure or error
             self._changed.notify_all()
 
+    def _is_too_late(self, error: HolySheepError) -> bool:
+        """Whether the deadline is the reason: such a call is not finished, rather than failed."""
+        never_sent = isinstance(error, LimiterTimeout | LimitBeyondDeadline) and not error.attempts
+        return never_sent or self._clock.monotonic() >= self._ends_s
+
     def _add(self, result: ChatResult) -> None:
         meta = result.meta
         self.latencies.add(meta.upstream_ms)
         if meta.ttft_ms is not None:
-            self.first_tokens.add(max(0.0, meta.ttft_ms - meta.queue_ms))
+            # Counted from the start of the call: what came before the request is no latency.
+            self.first_tokens.add(max(0.0, min(meta.ttft_ms - meta.queue_ms, meta.upstream_ms)))
         self.waited_s += meta.queue_ms / 1000
         self.tokens_used += result.tokens_used
         self.model_used = result.model_used

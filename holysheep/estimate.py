@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from holysheep.errors import InputError
 from holysheep.params import CostParams
-from holysheep.pricing import Price, PriceBook, PriceSource
+from holysheep.pricing import Price, PriceBook, PriceSource, canonical_id
 from holysheep.result import usd_number
 from holysheep.tokens import estimate_tokens
 from holysheep.types import JsonObject, Usage
@@ -97,7 +97,9 @@ def estimate(params: CostParams, prices: PriceBook) -> Estimate:
     hit_rate = Decimal(str(params.cache_hit_rate))
     rows = []
     unpriced = []
-    for model in dict.fromkeys(params.models or prices.models):
+    # Two spellings of one model are one row, under the first.
+    asked = {canonical_id(model): model for model in reversed(params.models or prices.models)}
+    for model in reversed(asked.values()):
         price, source = prices.find(model)
         if price is None:
             unpriced.append(model)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from holysheep import config
 from holysheep.jsontext import is_json
-from holysheep.reading import Number, Whole, is_unset, shown
+from holysheep.reading import Number, Whole, shown, without_unset
 from holysheep.types import JsonObject
 
 ResponseFormat = Literal["text", "json_object", "json_schema"]
@@ -35,18 +35,13 @@ class Options(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _that_are_set(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        fields = cls.model_fields
-        stop = value.get("stop")
+        stop = value.get("stop") if isinstance(value, dict) else None
         if isinstance(stop, str) and stop and not stop.strip():
             # A text is one sequence a line: whether this is one, several or none is anyone's guess.
             raise ValueError(
                 'stop is white space only; give such a sequence in a list, such as stop: ["\\n"].'
             )
-        return {
-            name: item for name, item in value.items() if name not in fields or not is_unset(item)
-        }
+        return without_unset(value, cls)
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -25,7 +25,19 @@ from holysheep.errors import InputError
 from holysheep.jsontext import is_json, parse_json
 from holysheep.media import Image
 from holysheep.options import BatchOptions, ChainOptions, Options, ResponseFormat, Retries
-from holysheep.reading import Number, Whole, chosen, parse_mapping, parse_yaml, parsed
+from holysheep.reading import (
+    MODEL_ID,
+    PLAINLY,
+    Number,
+    Whole,
+    chosen,
+    is_model_id,
+    parse_literal,
+    parse_mapping,
+    parse_yaml,
+    parsed,
+    without_unset,
+)
 from holysheep.types import CacheMode, ChatRequest, JsonObject, Policy
 
 _MAX_REMEMBERED_CHARS = 16_384
@@ -39,7 +51,7 @@ def _as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if not is_json(value):
-        raise ValueError("query and system_prompt must be texts.")
+        raise ValueError(PLAINLY)
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -55,15 +67,18 @@ def _reads_ids(field: str) -> BeforeValidator:
         names = value.split(",") if isinstance(value, str) else value
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"{field} must be model ids, separated by commas.")
-        return tuple(_model_id(name.strip(), field) for name in names if name.strip())
+        ids = tuple(name.strip() for name in names if name.strip())
+        if not all(is_model_id(name) for name in ids):
+            raise ValueError(f"{field} must be model ids, each {MODEL_ID}.")
+        return ids
 
     return BeforeValidator(read)
 
 
-def _model_id(value: str, name: str = "model or custom_model") -> str:
-    if len(value) > 200 or not value.isprintable():
-        raise ValueError(f"{name} must be a model id of at most 200 printable characters.")
-    return value
+def _one_id(value: str) -> str:
+    if not is_model_id(value):
+        raise ValueError(PLAINLY)
+    return value.strip()
 
 
 def _options(value: Any) -> Any:
@@ -83,7 +98,7 @@ def _steps(value: Any) -> Any:
         # The host turns a text that it cannot read as a list into a list of that text.
         value = value[0]
     if isinstance(value, str):
-        value = parse_yaml(value, "steps")
+        value = parse_literal(value) or parse_yaml(value, "steps")
     if not isinstance(value, list) or not all(isinstance(step, dict) for step in value):
         raise ValueError(f"{_STEPS}.")
     if not 0 < len(value) <= config.MAX_CHAIN_STEPS:
@@ -93,7 +108,7 @@ def _steps(value: Any) -> Any:
 
 # Fields that several nodes have, with the same range and spellings in each.
 Text = Annotated[str, BeforeValidator(_as_text)]
-ModelId = Annotated[str, AfterValidator(_model_id)]
+ModelId = Annotated[str, AfterValidator(_one_id), MODEL_ID]
 Fallbacks = Annotated[tuple[str, ...], _reads_ids("fallback_models")]
 Temperature = Annotated[Number, Field(ge=0, le=2)]
 MaxTokens = Annotated[Whole, Field(ge=1, le=config.MAX_MAX_TOKENS)]
@@ -274,6 +289,11 @@ class Step(BaseModel):
     max_tokens: MaxTokens | None = None
     context: Literal["accumulate", "previous", "none"] = "accumulate"
     on_error: Literal["continue", "stop"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _that_are_set(cls, value: Any) -> Any:
+        return without_unset(value, cls)
 
 
 class ChainParams(BaseModel):

@@ -5,7 +5,9 @@ as YAML or JSON. Here they are read, and a pydantic error becomes a sentence tha
 parameter, its value and what is allowed.
 """
 
+import ast
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -18,18 +20,33 @@ from pydantic_core import ErrorDetails
 
 from holysheep import config
 from holysheep.errors import InputError
-from holysheep.jsontext import parse_json
+from holysheep.jsontext import MAX_DEPTH, parse_json
 from holysheep.types import JsonObject
 from holysheep.wording import shortened
 
+# More would hold up everybody else for long: its parser is slow. JSON may be longer.
 _MAX_YAML_CHARS = 20_000
+_MAX_LITERAL_CHARS = 100_000
+"""A list that was typed into an editor is shorter; Python's parser needs much memory."""
+
+
+PLAINLY = "plainly"
+"""What a validator raises that has nothing to add to what the field accepts."""
 
 
 def _no_bool(value: Any) -> Any:
     """True and 1 are different things to a person who fills in a number."""
     if isinstance(value, bool):
-        raise ValueError("_number")
+        raise ValueError(PLAINLY)
     return value.strip() if isinstance(value, str) else value
+
+
+MODEL_ID = "a model id of at most 200 printable characters"
+
+
+def is_model_id(text: str) -> bool:
+    """Whether a text is ``MODEL_ID``."""
+    return len(text) <= 200 and text.isprintable()
 
 
 Number = Annotated[float, BeforeValidator(_no_bool)]
@@ -39,6 +56,14 @@ Whole = Annotated[int, BeforeValidator(_no_bool)]
 def is_unset(value: Any) -> bool:
     """Whether a parameter was left empty."""
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def without_unset(value: Any, model: type[BaseModel]) -> Any:
+    """A mapping without those fields of ``model`` that were left empty."""
+    if not isinstance(value, dict):
+        return value
+    known = model.model_fields
+    return {key: item for key, item in value.items() if key not in known or not is_unset(item)}
 
 
 def chosen(raw: Mapping[str, Any], *, default_model: str) -> dict[str, Any]:
@@ -94,12 +119,16 @@ def parse_yaml(text: str, name: str) -> Any:
 
     JSON is read as JSON, since YAML reads some of it otherwise.
     """
-    if len(text) > _MAX_YAML_CHARS:
-        raise ValueError(f"{name} is longer than {_MAX_YAML_CHARS:,} characters.")
     try:
         return parse_json(text)
     except ValueError:
         pass
+    if len(text) > _MAX_YAML_CHARS:
+        raise ValueError(
+            f"{name} is no JSON, and YAML of more than {_MAX_YAML_CHARS:,} characters."
+        )
+    if _depth(text) > MAX_DEPTH:
+        raise ValueError(f"{name} is nested too deeply.")
     try:
         return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
     except RecursionError:
@@ -109,6 +138,30 @@ def parse_yaml(text: str, name: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
         raise ValueError(f"{name} is neither valid YAML nor JSON{where}.") from None
+
+
+def parse_literal(text: str) -> Any:
+    """A list or mapping as Python spells it, ``None`` for anything else.
+
+    So arrives what a workflow has as a constant: seen with Dify 1.12.1.
+    """
+    if len(text) > _MAX_LITERAL_CHARS or _depth(text) > MAX_DEPTH:
+        return None
+    try:
+        value = ast.literal_eval(text.strip())
+        # Broken JSON may be Python of another meaning: ["a" "b"] is one text there.
+        return value if repr(value) == text.strip() else None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _depth(text: str) -> int:
+    """How deep the brackets of a text are nested at most; those in its texts count too."""
+    deepest = depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -148,7 +201,7 @@ def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
     """One sentence: which parameter, which value, what is allowed."""
     if error["type"] == "value_error":
         told = str(error.get("ctx", {}).get("error", ""))
-        if told != "_number":
+        if told != PLAINLY:
             return told
     place, fields = "", model.model_fields
     names = list(error["loc"]) or ["input"]
@@ -165,6 +218,8 @@ def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
         return f"{place}{name} is missing."
     field = fields.get(name)
     allowed = _allowed(field.annotation, field.metadata) if field else error["msg"].lower()
+    if name == "model" and not place:
+        name = "model or custom_model"
     return f"{place}{name} must be {allowed}, got {shown(error['input'])}."
 
 
@@ -180,6 +235,8 @@ def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
     words = [kind for kind in kinds if isinstance(kind, str)]
     if words:
         return f"one of {', '.join(words)}"
+    if MODEL_ID in metadata or MODEL_ID in _metadata(annotation):
+        return MODEL_ID
     nouns = {float: "a number", int: "a whole number", bool: "true or false", dict: "a mapping"}
     noun = next((nouns[kind] for kind in kinds if kind in nouns), "a text")
     limits = [*metadata, *_metadata(annotation)]

@@ -25,7 +25,7 @@ def batch_report(batch: Batch, files: Sequence[str] = (), *, way_on: str = WAY_O
         f"{totals.skipped:,} skipped" if totals.skipped else "",
     ]
     origins = [
-        f"{totals.upstream_calls:,} upstream calls",
+        _number(totals.upstream_calls, "upstream call"),
         f"{totals.cached:,} rows without a call of their own" if totals.cached else "",
         f"{totals.taken_over:,} taken over from the file" if totals.taken_over else "",
     ]
@@ -33,7 +33,7 @@ def batch_report(batch: Batch, files: Sequence[str] = (), *, way_on: str = WAY_O
         _listed(counts),
         _listed(origins),
         f"{totals.tokens_used:,} tokens, {_usd(totals.cost_usd)}, {span(batch.elapsed_s)},"
-        f" {batch.throughput_rpm:,g} rows per minute",
+        f" {_rate(batch.throughput_rpm)} rows per minute",
     ]
     if len(totals.latencies):
         summary = totals.latencies.summary()
@@ -56,12 +56,12 @@ def benchmark_report(benchmark: Benchmark) -> str:
         ("Answered", f"{benchmark.succeeded:,} of {benchmark.succeeded + benchmark.failed:,}"),
         *_latency_rows(benchmark.latencies.summary()),
         ("First token, average", _ms(benchmark.first_tokens.summary().avg_ms)),
-        ("Throughput", f"{benchmark.throughput_rpm:,g} per minute"),
+        ("Throughput", f"{_rate(benchmark.throughput_rpm)} per minute"),
         ("Tokens", f"{benchmark.tokens_used:,}"),
         ("Cost", _usd(benchmark.cost_usd)),
     ]
     table = [
-        f"| {benchmark.model_used} | {benchmark.in_flight} at a time |",
+        f"| {_cell(benchmark.model_used)} | {benchmark.in_flight} at a time |",
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in rows),
     ]
@@ -86,17 +86,17 @@ def cost_report(found: Estimate) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in found.rows:
         amounts = (row.input_usd, row.cached_usd, row.output_usd, row.total_usd)
-        cells = [row.model, *(_usd(amount) for amount in amounts)]
+        cells = [_cell(row.model), *(_usd(amount) for amount in amounts)]
         if has_compare:
             saving = "" if row.saving_percent is None else f"{row.saving_percent:.1f} %"
             cells += ["" if row.compare_usd is None else _usd(row.compare_usd), saving]
         lines.append(f"| {' | '.join(cells)} |")
     usage = found.usage
     load = (
-        f"{found.requests:,} request{'s' if found.requests > 1 else ''} with"
-        f" {'about ' if found.is_estimated else ''}{usage.prompt_tokens:,} prompt tokens"
+        f"{_number(found.requests, 'request')} with {'about ' if found.is_estimated else ''}"
+        f"{_number(usage.prompt_tokens, 'prompt token')}"
         f"{f' ({usage.cached_tokens:,} of them cached)' if usage.cached_tokens else ''} and"
-        f" {usage.completion_tokens:,} completion tokens each"
+        f" {_number(usage.completion_tokens, 'completion token')} each"
     )
     notes = [f"{load}."]
     if found.is_estimated:
@@ -126,6 +126,19 @@ def _listed(parts: Sequence[str]) -> str:
 
 def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _rate(number: float) -> str:
+    return f"{number:,.1f}".removesuffix(".0")
+
+
+def _cell(text: str) -> str:
+    """A text of others, such as a model id, in a table."""
+    return text.replace("|", "\\|")
 
 
 def _usd(amount: Decimal | None) -> str:

@@ -7,7 +7,6 @@ before the first call is made; whatever is wrong with the input shows then.
 Lines and items in messages count from 1, as editors and spreadsheets do; ``Row.index`` from 0.
 """
 
-import ast
 import codecs
 import csv
 import io
@@ -21,6 +20,7 @@ from typing import Any, NoReturn, TextIO
 from holysheep import config
 from holysheep.errors import InputError
 from holysheep.jsontext import is_json, parse_json, parse_json_at, with_whole_characters
+from holysheep.reading import parse_literal
 from holysheep.redact import redact
 from holysheep.results import RowResult, is_result_row, result_from
 from holysheep.types import JsonObject
@@ -37,9 +37,6 @@ _PIECE = 64 * 1024
 """Read at a time, in bytes or characters."""
 _MAX_CELL_CHARS = 8 * 1024 * 1024
 """An answer of a million tokens, in a result file, has about 5 MB."""
-_MAX_LITERAL_CHARS = 100_000
-"""A list that was typed into an editor is shorter; Python's parser needs much memory."""
-
 _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 _DELIMITER_RECORDS = 50
 """So many records show what separates the cells of a file."""
@@ -118,9 +115,7 @@ def rows_of_queries(queries: Any) -> Rows:
     return Rows(read)
 
 
-def rows_of_file(
-    content: bytes, filename: str, *, max_bytes: int | None = config.MAX_FILE_BYTES
-) -> Rows:
+def rows_of_file(content: bytes, filename: str, *, is_limited: bool = True) -> Rows:
     """The rows of a file, read as what the end of its name says.
 
     ``.txt`` has a row in each line that is not blank; ``.csv`` and ``.tsv`` one in each record
@@ -128,8 +123,8 @@ def rows_of_file(
     array of them. A file without such an end is read as what it looks like. The rows of a result
     file, written as JSON Lines or CSV by an earlier run, have ``earlier``.
 
-    Raises ``InputError`` for a file of another kind, in an unknown encoding, or larger than
-    ``max_bytes``.
+    Raises ``InputError`` for a file of another kind, in an unknown encoding, or (unless
+    not ``is_limited``) larger than what a host hands over.
     """
     shown = shortened(redact(filename), 60)
     suffix = _suffix(filename)
@@ -140,8 +135,8 @@ def rows_of_file(
         )
     if suffix in _SPREADSHEETS or content.startswith(_SPREADSHEET_BYTES):
         raise InputError(f"file: {shown!r} is a spreadsheet: save it as CSV (UTF-8) and use that.")
-    if max_bytes is not None and len(content) > max_bytes:
-        limit = max_bytes // (1024 * 1024)
+    if is_limited and len(content) > config.MAX_FILE_BYTES:
+        limit = config.MAX_FILE_BYTES // (1024 * 1024)
         raise InputError(f"file: {shown!r} is larger than {limit} MB.")
     file = _File(content, shown, _encoding(content, shown))
     match suffix or _suffix_by_content(file):
@@ -279,24 +274,12 @@ def _list_in(text: str) -> list[Any] | None:
     try:
         value = parse_json(text)
     except ValueError as error:
-        # A constant list of a workflow arrives as Python spells it: seen with Dify 1.12.1.
-        value = _literal(text)
+        value = parse_literal(text)
         if value is None and _MEANT_AS_LIST.fullmatch(text):
             raise InputError(
                 f"queries: looks like a JSON array, but is none: {_fault(error)}."
             ) from None
     return value if isinstance(value, list) else None
-
-
-def _literal(text: str) -> Any:
-    if len(text) > _MAX_LITERAL_CHARS:
-        return None
-    try:
-        value = ast.literal_eval(text.strip())
-        # Broken JSON may be Python of another meaning: ["a" "b"] is one text there.
-        return value if repr(value) == text.strip() else None
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
 
 
 # Text and JSON Lines.

@@ -8,18 +8,16 @@ from hashlib import sha256
 from typing import Any, Literal
 
 import httpx
-from pydantic import TypeAdapter, ValidationError
 
 from holysheep import config
 from holysheep.errors import SettingsError
-from holysheep.params import ModelId
 from holysheep.pricing import Price, parse_overrides
+from holysheep.reading import MODEL_ID, is_model_id
 
 _MAX_NUMBER = 1_000_000_000
 _MIN_NUMBER = Decimal("0.000001")
 """Less would count as nothing, which means no limit."""
 
-_MODEL_ID: TypeAdapter[str] = TypeAdapter(ModelId)
 
 AuthHeader = Literal["bearer", "x-api-key", "both"]
 
@@ -151,12 +149,10 @@ def _auth_header(value: Any) -> AuthHeader:
 
 
 def _default_model(value: Any) -> str:
-    try:
-        return _MODEL_ID.validate_python(_text(value) or config.DEFAULT_MODEL)
-    except ValidationError as error:
-        # The node's own sentence, with the name of this field.
-        _, _, allowed = str(error.errors()[0]["ctx"]["error"]).partition(" must be ")
-        raise SettingsError(f"default_model must be {allowed}") from None
+    model = _text(value) or config.DEFAULT_MODEL
+    if not is_model_id(model):
+        raise SettingsError(f"default_model must be {MODEL_ID}.")
+    return model
 
 
 def _decimal(raw: Mapping[str, Any], name: str) -> Decimal | None:

@@ -285,6 +285,13 @@ def test_it_stops_at_its_deadline_and_does_not_count_what_was_cut_off() -> None:
     assert run.calls == 16, "none is begun after it"
 
 
+def test_what_its_own_limit_keeps_back_until_the_deadline_is_not_failed() -> None:
+    world = World(answering(0.1), requests_per_minute="60")
+    benchmark = Run(world, iterations=200, concurrency=100, deadline_s=30).finish()
+    assert benchmark.failed == 0
+    assert benchmark.succeeded == len(world.gateway.bodies) == 200 - benchmark.not_made
+
+
 def test_nothing_answered_before_the_deadline_is_told_as_such() -> None:
     benchmark = Run(World(answering(99.0)), iterations=3, concurrency=2, deadline_s=10).finish()
     with pytest.raises(DeadlineExceeded, match="deadline"):

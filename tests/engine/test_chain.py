@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -730,3 +731,53 @@ def test_chains_side_by_side_do_not_mix(seed: int) -> None:
             assert set(result.text) & set("0123456789") <= {str(number)}
     assert world.gateway.max_in_use <= 3
     assert world.gateway.in_use == world.state.slots.held == 0
+
+
+# --- what is left empty -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("empty", [None, "", "  "], ids=repr)
+@pytest.mark.parametrize(
+    "field",
+    ["prompt", "system", "model", "temperature", "max_tokens", "context", "name", "on_error"],
+)
+def test_a_field_that_is_left_empty_is_not_set(field: str, empty: str | None) -> None:
+    plain, left_empty = Run(World(), [{}]), Run(World(), [{field: empty}])
+    assert left_empty.bodies == plain.bodies
+    assert left_empty.rows == plain.rows
+
+
+def test_the_model_of_a_step_has_no_space_round_it() -> None:
+    assert Run(World(), [{"model": " gpt-x "}]).bodies[0]["model"] == "gpt-x"
+
+
+@pytest.mark.parametrize("prompt", ["one\ntwo", 'It\'s "x"\n', "back\\slash"])
+def test_a_constant_list_arrives_as_python_spells_it(prompt: str) -> None:
+    steps = [{"prompt": prompt}]
+    assert Run(World(), [repr(steps)]).bodies == Run(World(), steps).bodies
+
+
+def test_steps_as_json_may_be_long() -> None:
+    steps = [{"prompt": "x" * 100_000}]
+    assert Run(World(), json.dumps(steps)).bodies == Run(World(), steps).bodies
+
+
+@pytest.mark.parametrize("text", ["[" * 20_000, "{" * 20_000, "[" * 5_000])
+def test_steps_that_are_nested_without_end_are_refused_at_once(text: str) -> None:
+    began_s = time.perf_counter()
+    with pytest.raises(InputError, match="nested too deeply"):
+        Run(World(), text)
+    assert time.perf_counter() - began_s < 0.2
+
+
+@pytest.mark.parametrize(
+    ("step", "sentence"),
+    [
+        ({"prompt": float("nan")}, "steps 0: prompt must be a text, got nan."),
+        ({"model": "m" * 300}, "steps 0: model must be a model id of at most 200 printable"),
+    ],
+)
+def test_a_refusal_names_the_step(step: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as raised:
+        Run(World(), [step])
+    assert raised.value.message.startswith(sentence)

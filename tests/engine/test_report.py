@@ -185,7 +185,7 @@ def test_a_batch_that_went_well_is_told_in_four_lines() -> None:
 def test_rows_without_a_call_of_their_own_are_told() -> None:
     batch = batch_on(World(slowly), rows_of_queries(["same"] * 5), concurrency=1)
     report = batch_report(batch)
-    assert "- 1 upstream calls, 4 rows without a call of their own" in report
+    assert "- 1 upstream call, 4 rows without a call of their own" in report
     assert "All rows" not in report, "there is no file"
 
 
@@ -230,7 +230,7 @@ def test_rows_that_were_taken_over_are_told_and_are_no_throughput() -> None:
     batch = batch_on(world, [Row(0, "q", {}, earlier), Row(1, "new", {})])
     lines = batch_report(batch).splitlines()
     assert lines[0] == "- **2 of 2 rows answered**"
-    assert lines[1] == "- 1 upstream calls, 1 taken over from the file"
+    assert lines[1] == "- 1 upstream call, 1 taken over from the file"
     assert lines[2] == "- 15 tokens, 0.000015 USD, 1 s, 60 rows per minute"
 
 
