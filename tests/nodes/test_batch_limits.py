@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from tests.nodes.batch_support import Outcome
 
 MIB = 1024 * 1024
-MAX_HELD_UP_MS = 1000
-"""What another call may take while a batch keeps the process busy; measured is a tenth of it."""
+MAX_PART_HELD_UP = 0.5
+"""Of the time of a batch, what another call may take at most meanwhile. Measured: 0.05 to 0.2."""
 
 
 @pytest.fixture
@@ -276,22 +276,25 @@ def test_five_thousand_rows_of_10_kb_take_32_mib_at_most(upstream: Upstream) -> 
     assert grown <= 32 * MIB, f"grew by {grown / MIB:.1f} MiB"
 
 
-def held_up_ms(llm: Llm, invocation: Invocation, *, at_least: int) -> float:
-    """The longest that a call took of those that were made one by one while a batch ran."""
+def check_not_held_up(llm: Llm, invocation: Invocation) -> None:
+    """Fail unless calls made one by one while a batch runs each take a small part of its time.
+
+    A part, because a busy machine slows both down alike.
+    """
     llm.ok("once before")
     taken: list[float] = []
     while not invocation.done:
         taken.append(llm.ok(f"call {len(taken)}").elapsed_ms)
-    assert len(taken) > at_least, "the batch has ended too soon to tell"
-    return max(taken)
+    whole_ms = invocation.result().elapsed_ms
+    assert max(taken) <= MAX_PART_HELD_UP * whole_ms
 
 
 def test_other_calls_are_answered_while_a_batch_of_cached_rows_runs(batch: BatchNode) -> None:
     known = texts(500)
     batch.ok(known, concurrency=50)
     other = Llm(batch.plugin, batch.upstream)
-    invocation = batch.start(known * 30, concurrency=100)
-    assert held_up_ms(other, invocation, at_least=5) <= MAX_HELD_UP_MS
+    invocation = batch.start(known * 30, concurrency=10)
+    check_not_held_up(other, invocation)
     outcome = batch.finish(invocation)
     assert (outcome.values["total"], outcome.values["upstream_calls"]) == (15_000, 0)
 
@@ -308,7 +311,7 @@ def test_other_calls_are_answered_while_a_large_file_is_read(
     other = Llm(batch.plugin, batch.upstream)
     file = shelf.put(content, f"rows.{kind}")
     invocation = batch.start(file=file, prompt_template="{{ word }}", output_format="none")
-    assert held_up_ms(other, invocation, at_least=3) <= MAX_HELD_UP_MS
+    check_not_held_up(other, invocation)
     outcome = batch.finish(invocation)
     assert outcome.values["total"] == 4_900
     assert outcome.values["upstream_calls"] == 1
