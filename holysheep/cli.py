@@ -1,9 +1,10 @@
 """The command line: ``python -m holysheep chat "Hello" --model deepseek-v3.2 --stream``.
 
 The answer goes to standard output and nothing else does; errors go to standard error as one line,
-``error: <error_type>: <message>``. Exit codes: 0 answered, 1 interrupted, output that nobody takes,
-or a bug, 2 wrong usage or input, 3 the key was refused, 4 a rate limit, quota or budget, 5 upstream
-is down or unreadable, 6 it did not accept the request, 7 some rows of a batch have no answer.
+``error: <error_type>: <message>``. Exit codes: 0 answered, 1 interrupted, output that nobody takes
+or that has no room, or a bug, 2 wrong usage or input, 3 the key was refused, 4 a rate limit, quota
+or budget, 5 upstream is down or unreadable, 6 it did not accept the request, 7 some rows of a batch
+have no answer.
 """
 
 import json
@@ -28,7 +29,7 @@ from holysheep.cli_support import (
 )
 from holysheep.client import BatchResults
 from holysheep.errors import InputError
-from holysheep.filebatch import FileBatch, read_rows
+from holysheep.filebatch import FileBatch, WriteFailed, read_rows
 from holysheep.ports import SystemClock
 from holysheep.report import batch_report, benchmark_report
 from holysheep.template import Template
@@ -100,9 +101,8 @@ _WAY_ON = "The same command with --resume asks for the missing rows only."
 def _template(template: str | None, file: Any) -> str:
     if template is not None and file is not None:
         raise InputError("Give --template or --template-file, not both.")
-    if file is not None:
-        return str(file.read())
-    return "{{ item }}" if template is None else utf8(template)
+    given = utf8(template or "") if file is None else str(file.read())
+    return given if given.strip() else "{{ item }}"
 
 
 @main.command()
@@ -115,7 +115,7 @@ def _template(template: str | None, file: Any) -> str:
     help="Result file, .jsonl or .csv.",
 )
 @click.option("--template", help="Prompt of a row: Jinja2, with {{ item }} or column names.")
-@click.option("--template-file", type=click.File(encoding="utf-8"), help="The same, in a file.")
+@click.option("--template-file", type=click.File(encoding="utf-8-sig"), help="The same, in a file.")
 @connection
 @click.option("--model", "-m", default=config.DEFAULT_MODEL, show_default=True)
 @click.option("--system", "-s", "system_prompt", help="System prompt.")
@@ -172,13 +172,15 @@ def batch(
         results = client.batch(written.rows(source, compiled), prompt_template, **given)
         try:
             with (
+                written,
                 _interrupting(results),
                 click.progressbar(results, length=total, file=sys.stderr) as bar,
             ):
                 for result in bar:
                     written.write(result)
-        finally:
-            written.close()
+        except WriteFailed as error:
+            click.echo(f"error: output: {error} {_WAY_ON}", err=True)
+            sys.exit(1)
     click.echo(batch_report(results.batch, [str(output)], way_on=_WAY_ON), err=True)
     if results.batch.is_stopped:
         sys.exit(1)
@@ -219,8 +221,9 @@ def benchmark(base_url: str, api_key: str | None, prompt: str | None, **params: 
     # The limit of an ordinary credential would be what is measured.
     with client_of(api_key, base_url, requests_per_minute=0, max_concurrency=100) as client:
         run = client.benchmark(**given)
-        with click.progressbar(run, length=given.get("iterations"), file=sys.stderr) as bar:
-            for _ in bar:
-                pass
+        iterations = given.get("iterations", config.BENCHMARK_ITERATIONS)
+        with click.progressbar(length=iterations, file=sys.stderr) as bar:
+            for done in run:
+                bar.update(done - bar.pos)
         run.raise_if_nothing_was_answered()
         say(benchmark_report(run))

@@ -23,11 +23,11 @@ from holysheep.params import (
     parse_messages,
 )
 from holysheep.ports import SystemClock, spawn_thread
-from holysheep.reading import chosen, parsed
+from holysheep.reading import chosen, parsed, shown
 from holysheep.registry import Registry
 from holysheep.result import ChatResult
 from holysheep.results import RowResult
-from holysheep.rows import Row, Rows, rows_of_items, rows_of_queries
+from holysheep.rows import Row, Rows, rows_of_items
 from holysheep.settings import FIELDS, parse_settings
 from holysheep.template import Template
 from holysheep.types import Delta, JsonObject
@@ -153,8 +153,9 @@ class Client:
         read. A list is checked as a whole before the first call; an iterator is read as far as
         needed, so it may be endless. ``params`` are those of the batch node but its files:
         ``concurrency``, ``on_row_error``, ``row_timeout_s``, ``system_prompt``, ``json_schema``,
-        those of a single call, and the keys of ``options``. ``deadline_s`` ends it; ``None`` =
-        it takes as long as it takes. A row that fails is a result with ``status`` ``error``.
+        those of a single call, and the keys of ``options``. ``deadline_s`` (seconds, any number
+        above 0) ends it; ``None`` = it takes as long as it takes. A row that fails is a result with
+        ``status`` ``error``.
 
         Raises ``InputError`` before anything is sent.
         """
@@ -172,7 +173,7 @@ class Client:
                 clock=self._clock,
                 spawn=spawn_thread,
                 total=total,
-                lasts_s=config.A_YEAR_S if deadline_s is None else deadline_s,
+                lasts_s=_span_s(deadline_s),
             )
         )
 
@@ -183,7 +184,9 @@ class Client:
         Raises ``InputError`` before anything is sent, and the failure of the first step where no
         step was answered.
         """
-        given = {"query": query, "steps": [dict(step) for step in steps], **params}
+        if isinstance(steps, list | tuple):
+            steps = [dict(step) if isinstance(step, Mapping) else step for step in steps]
+        given = {"query": query, "steps": steps, **params}
         parameters = self._parsed(ChainParams, ChainOptions, given)
         chain = Chain(self._engine, parameters, clock=self._clock)
         for _ in chain:
@@ -248,8 +251,8 @@ class Client:
 
         ``counted`` is what else belongs to the texts whose size is limited.
         """
-        known = set(kind.model_fields) - {"options", "on_error"}
-        optional = set(options.model_fields) if options else set()
+        known = set(kind.model_fields) - _OF_NODES_ONLY
+        optional = set(options.model_fields if options else ()) - _OF_NODES_ONLY
         unknown = sorted(set(given) - known - optional)
         if unknown:
             raise InputError(f"Unknown parameters: {', '.join(unknown)}.")
@@ -262,21 +265,53 @@ class Client:
 
 
 _COUNTED = "counted"
+_OF_NODES_ONLY = {"options", "on_error", "output_format", "max_inline_results"}
+"""Parameters that say how a node hands over what it has."""
 
 
 def _rows(rows: Iterable[Any]) -> Iterable[Row]:
     """What a caller gave as rows. Raises ``InputError``."""
     if isinstance(rows, Rows):
         return rows
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        raise InputError(
+            'rows must be a list or an iterator of texts or of objects, such as ["one", "two"].'
+        )
     if isinstance(rows, list | tuple):
-        return rows_of_queries(rows)
-    ahead = iter(rows)
+        items = list(rows)
+        return Rows(lambda: _rows_of(items))
+    return _rows_of(rows)
+
+
+def _rows_of(items: Iterable[Any]) -> Iterator[Row]:
+    """The rows of texts, objects or ``Row``s. Raises ``InputError`` if there are none."""
+    ahead = iter(items)
     try:
         first = next(ahead)
     except StopIteration:
         raise InputError("rows is empty: give the model something to answer.") from None
     whole = itertools.chain([first], ahead)
-    return whole if isinstance(first, Row) else rows_of_items(whole)
+    return _only_rows(whole) if isinstance(first, Row) else rows_of_items(whole)
+
+
+def _only_rows(items: Iterable[Any]) -> Iterator[Row]:
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, Row):
+            raise InputError(f"rows: item {number} is no Row, but the first is: all must be alike.")
+        yield item
+
+
+def _span_s(deadline_s: float | None) -> float:
+    """How long a batch may take. Raises ``InputError``."""
+    if deadline_s is None:
+        return config.A_YEAR_S
+    if (
+        isinstance(deadline_s, bool)
+        or not isinstance(deadline_s, int | float)
+        or not deadline_s > 0
+    ):
+        raise InputError(f"deadline_s must be a number above 0, got {shown(deadline_s)}.")
+    return min(deadline_s, config.A_YEAR_S)
 
 
 def _is_blank(message: JsonObject) -> bool:
