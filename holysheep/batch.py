@@ -52,6 +52,7 @@ from holysheep.wording import span
 SKIPPED = "skipped"
 """The ``error_type`` of a row that was not asked."""
 
+_INSTANT_ROW_S = 0.0002
 _YIELD_EVERY = 100
 """Rows that are looked at before other calls of the process get their turn."""
 
@@ -128,12 +129,12 @@ class Totals:
                 self.skipped += 1
         if outcome.error is not None and self.first_failure is None:
             self.first_failure = outcome.error
-        if outcome.is_taken_over or result.status != "ok":
+        if outcome.is_taken_over:
             return
         self.cached += result.cached
         self.tokens_used += result.tokens_used
         self.cost_usd = total_cost((self.cost_usd, result.cost_usd))
-        if not result.cached:
+        if result.status == "ok" and not result.cached:
             self.latencies.add(outcome.upstream_ms)
 
 
@@ -185,7 +186,8 @@ def check_rows(
         if len(known) < 100:
             known.update(dict.fromkeys(row.columns))
         if total % _YIELD_EVERY == 0:
-            clock.sleep(0)
+            # Not 0: with that, gevent runs nobody who waits for a time or for a socket.
+            clock.sleep(0.0005)
     if wanted and is_new:
         names = ", ".join(sorted(wanted))
         offered = ", ".join(["item", *list(known)[:20]])
@@ -225,11 +227,12 @@ class Batch:
         self._clock = clock
         self._spawn = spawn
         self._rows = iter(rows)
+        self._reading = clock.lock()
+        self._unread: BaseException | None = None
         self._total = total
         self._started_s = clock.monotonic() if started_s is None else started_s
         self._ends_s = self._started_s + (params.deadline_s if lasts_s is None else lasts_s)
         self._left_s: float | None = None
-        self._twins: Twins[_Task] = Twins(clock)
 
         self._changed = clock.condition()
         self._again: deque[_Task] = deque()
@@ -288,6 +291,7 @@ class Batch:
         due_s = self._clock.monotonic() + interval_s
         told = -1
         silences = 0
+        self._twins: Twins[_Task] = Twins(self._clock)
         with self._changed:
             self._working = self.in_flight
         for _ in range(self.in_flight):
@@ -299,6 +303,8 @@ class Batch:
                     self.totals.count(outcome)
                     yield outcome.result
                 elif self._is_done():
+                    if self._unread is not None:
+                        raise self._unread
                     return
                 if self._clock.monotonic() >= due_s:
                     due_s = self._clock.monotonic() + interval_s
@@ -353,23 +359,23 @@ class Batch:
 
     def _next_outcome(self, due_s: float) -> _Outcome | None:
         """The outcome of the next row; ``None`` when it is not there at ``due_s``, or never."""
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 if self._bug is not None:
                     raise self._bug
                 outcome = self._ended.pop(self._position, None)
                 if outcome is not None:
                     self._ended_bytes -= outcome.size_bytes
-                    self._changed.notify_all()
-                elif self._is_over():
-                    outcome = self._left_over()
-                if outcome is not None:
                     self._position += 1
+                    self._changed.notify_all()
                     return outcome
                 now = self._clock.monotonic()
-                if now >= due_s or (self._is_exhausted and not self._open):
-                    return None
-                self._changed.wait(min(due_s, self._patience_ends_s) - now)
+                if not self._is_over():
+                    if now >= due_s or (self._is_exhausted and not self._open):
+                        return None
+                    self._changed.wait(min(due_s, self._patience_ends_s) - now)
+                    continue
+            return self._left_over()
 
     @property
     def _patience_ends_s(self) -> float:
@@ -382,10 +388,17 @@ class Batch:
 
     def _left_over(self) -> _Outcome | None:
         """What becomes of the next row now that nobody works any more; ``None`` = there is none."""
-        row = self._open.pop(self._position, None)
+        with self._changed:
+            row = self._open.pop(self._position, None)
         if row is None:
-            row = self._take_row()
-        return None if row is None else _taken_over(row) or self._skipped(row)
+            task = self._take_row()
+            row = None if task is None else task.row
+        with self._changed:
+            if row is None:
+                return None
+            self._open.pop(self._position, None)
+            self._position += 1
+        return _taken_over(row) or self._skipped(row)
 
     # --- the workers' side ---
 
@@ -395,8 +408,10 @@ class Batch:
                 outcome = self._answer(task)
                 if outcome is not None:
                     self._put(task, outcome)
-                # Rows that need no waiting would otherwise keep everybody else from running.
-                self._clock.sleep(0)
+                is_instant = outcome is not None and not outcome.upstream_calls
+                # Rows that need no waiting would keep everybody else of the process from running:
+                # of those all workers together make 5,000 a second at most.
+                self._clock.sleep(self.in_flight * _INSTANT_ROW_S if is_instant else 0)
         except BaseException as error:  # noqa: BLE001 - raised again where the consumer is
             with self._changed:
                 self._bug = self._bug or error
@@ -407,33 +422,41 @@ class Batch:
 
     def _take(self) -> _Task | None:
         """The next row to work on; ``None`` when there is nothing more to do."""
-        with self._changed:
-            while not self._stop_reason and not self._is_late():
+        while True:
+            with self._changed:
+                if self._stop_reason or self._is_late():
+                    return None
                 if self._again:
                     return self._again.popleft()
-                if self._is_exhausted:
-                    # What waits for its twin may come back to be asked itself.
-                    if not self._open:
-                        return None
+                if self._is_exhausted and not self._open:
+                    return None
+                # What waits for its twin may come back to be asked itself.
+                if self._is_exhausted or not self._has_room():
                     self._changed.wait(self._ends_s - self._clock.monotonic())
-                elif self._has_room():
-                    row = self._take_row()
-                    if row is not None:
-                        task = _Task(self._taken - 1, row)
-                        self._open[task.position] = row
-                        return task
-                    self._changed.notify_all()
-                else:
-                    self._changed.wait(self._ends_s - self._clock.monotonic())
-            return None
+                    continue
+            task = self._take_row()
+            if task is not None:
+                return task
 
-    def _take_row(self) -> Row | None:
-        row = next(self._rows, None)
-        if row is None:
-            self._is_exhausted = True
-        else:
-            self._taken += 1
-        return row
+    def _take_row(self) -> _Task | None:
+        """Read the next row, one caller at a time; others are not kept waiting meanwhile."""
+        with self._reading:
+            if self._is_exhausted:
+                return None
+            row = None
+            try:
+                row = next(self._rows, None)
+            except BaseException as error:  # noqa: BLE001 - raised again behind the rows before it
+                self._unread = error
+            with self._changed:
+                if row is None:
+                    self._is_exhausted = True
+                    self._changed.notify_all()
+                    return None
+                task = _Task(self._taken, row)
+                self._taken += 1
+                self._open[task.position] = row
+                return task
 
     def _has_room(self) -> bool:
         ahead = self._taken - self._position
@@ -575,6 +598,12 @@ class Batch:
         elif self._params.on_row_error == "stop":
             self._halt(f"Row {blank.index} failed, and on_row_error is stop.")
         result = replace(blank, error=error.message, error_type=error.error_type)
+        if error.unusable is not None:
+            result = replace(
+                result,
+                tokens_used=error.unusable.total_usage.total_tokens,
+                cost_usd=self._engine.cost(error.unusable),
+            )
         return _Outcome(result, calls, error=error)
 
     def _skipped(self, row: Row, prompt: str | None = None, why: str = "") -> _Outcome:

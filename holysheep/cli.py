@@ -29,9 +29,13 @@ from holysheep.cli_support import (
 )
 from holysheep.client import BatchResults
 from holysheep.errors import InputError
+from holysheep.estimate import estimate
 from holysheep.filebatch import FileBatch, WriteFailed, read_rows
+from holysheep.params import CostParams
 from holysheep.ports import SystemClock
-from holysheep.report import batch_report, benchmark_report
+from holysheep.pricing import PriceBook, parse_overrides
+from holysheep.reading import parsed, set_values
+from holysheep.report import batch_report, benchmark_report, cost_report
 from holysheep.template import Template
 
 
@@ -202,6 +206,32 @@ def _interrupting(results: BatchResults) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@main.command()
+@click.option("--model", "-m", "models", multiple=True, help="Repeatable; else all with a price.")
+@click.option("--text", "input_text", help='Text to estimate the prompt from ("-" = stdin).')
+@click.option("--prompt-tokens", type=int, help="Prompt tokens of a request.")
+@click.option("--completion-tokens", type=int, help="Tokens of its answer.")
+@click.option("--cached-tokens", type=int, help="Prompt tokens that the provider has cached.")
+@click.option("--requests", type=int, help="How many requests.")
+@click.option("--hit-rate", "cache_hit_rate", type=float, help="Share answered by a cache, 0 to 1.")
+@click.option(
+    "--prices", type=click.File(encoding="utf-8"), help="YAML file of prices, as price_overrides."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+@reports_errors
+def cost(input_text: str | None, prices: Any, as_json: bool, **params: Any) -> None:
+    """Estimate what a load costs with each model. Makes no call and needs no key."""
+    given = {name: value for name, value in params.items() if value not in (None, ())}
+    if input_text is not None:
+        given["input_text"] = standard_input() if input_text == "-" else utf8(input_text)
+    overrides = parse_overrides(prices.read()) if prices is not None else {}
+    found = estimate(parsed(CostParams, set_values(given)), PriceBook(overrides))
+    if as_json:
+        say(json.dumps([row.to_json() for row in found.rows], ensure_ascii=False))
+    else:
+        say(cost_report(found))
 
 
 @main.command()

@@ -1,6 +1,7 @@
 """One credential's engine: the order of the mechanisms, and the recording round them."""
 
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from functools import partial
 
 from holysheep.breaker import BreakerLayer, BreakerRecheck, Breakers
@@ -27,6 +28,7 @@ from holysheep.types import (
     Call,
     ChatRequest,
     Completed,
+    Completion,
     Delta,
     Handler,
     Layer,
@@ -134,6 +136,10 @@ class Engine:
             active_s=active_s,
         )
         return Answer(call, self._answer, self._prices, self._clock, self.settings.api_key)
+
+    def cost(self, completion: Completion) -> Decimal | None:
+        """What an answer cost in USD; ``None`` where nobody knows."""
+        return self._prices.cost(completion).usd
 
 
 class Answer:

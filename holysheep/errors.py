@@ -30,7 +30,10 @@ the key and never a raw upstream body. Anything outside this tree is a bug and p
 
 import re
 from copy import copy
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
+
+if TYPE_CHECKING:
+    from holysheep.types import Completion
 
 
 class HolySheepError(Exception):
@@ -43,6 +46,7 @@ class HolySheepError(Exception):
     ``request_id``     the gateway's id of the request, for support.
     ``attempts``       requests sent for this call until the error.
     ``detail``         more for the log, redacted and cut; not part of the message.
+    ``unusable``       answers that were given, and cost, although the call failed.
     """
 
     error_type: ClassVar[str] = "error"
@@ -69,6 +73,7 @@ class HolySheepError(Exception):
         self.request_id = request_id
         self.attempts = 0
         self.detail = detail
+        self.unusable: Completion | None = None
 
     def __str__(self) -> str:
         return self.message

@@ -186,7 +186,8 @@ def json_line(result: RowResult) -> bytes:
 
 def _csv_line(values: Iterable[Any]) -> bytes:
     buffer = io.StringIO()
-    csv.writer(buffer).writerow(values)
+    # Readers of CSV refuse a NUL, and the answer of a model may hold one.
+    csv.writer(buffer).writerow([str(value).replace("\0", "\ufffd") for value in values])
     return whole_characters(buffer.getvalue()).encode()
 
 

@@ -35,6 +35,8 @@ _SPREADSHEET_BYTES = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 
 _PIECE = 64 * 1024
 """Read at a time, in bytes or characters."""
+_MAX_VALUES = 50_000
+"""In one row: looking at more would keep others waiting."""
 _MAX_CELL_CHARS = 8 * 1024 * 1024
 """An answer of a million tokens, in a result file, has about 5 MB."""
 _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
@@ -115,7 +117,13 @@ def rows_of_queries(queries: Any) -> Rows:
     return Rows(read)
 
 
-def rows_of_file(content: bytes, filename: str, *, is_limited: bool = True) -> Rows:
+def rows_of_file(
+    content: bytes,
+    filename: str,
+    *,
+    is_limited: bool = True,
+    give_way: Callable[[], object] = lambda: None,
+) -> Rows:
     """The rows of a file, read as what the end of its name says.
 
     ``.txt`` has a row in each line that is not blank; ``.csv`` and ``.tsv`` one in each record
@@ -123,8 +131,9 @@ def rows_of_file(content: bytes, filename: str, *, is_limited: bool = True) -> R
     array of them. A file without such an end is read as what it looks like. The rows of a result
     file, written as JSON Lines or CSV by an earlier run, have ``earlier``.
 
-    Raises ``InputError`` for a file of another kind, in an unknown encoding, or (unless
-    not ``is_limited``) larger than what a host hands over.
+    ``give_way`` is called again and again while a file is read, so that a large one does not keep
+    others waiting. Raises ``InputError`` for a file of another kind, in an unknown encoding, or,
+    where it ``is_limited``, larger than what a host hands over.
     """
     shown = shortened(redact(filename), 60)
     suffix = _suffix(filename)
@@ -138,7 +147,7 @@ def rows_of_file(content: bytes, filename: str, *, is_limited: bool = True) -> R
     if is_limited and len(content) > config.MAX_FILE_BYTES:
         limit = config.MAX_FILE_BYTES // (1024 * 1024)
         raise InputError(f"file: {shown!r} is larger than {limit} MB.")
-    file = _File(content, shown, _encoding(content, shown))
+    file = _File(content, shown, _encoding(content, shown), give_way)
     match suffix or _suffix_by_content(file):
         case ".csv" | ".tsv":
             return _rows_of_csv(file, usual="\t" if suffix == ".tsv" else ",")
@@ -200,12 +209,18 @@ class _File:
     content: bytes = field(repr=False)
     shown: str
     encoding: str
+    give_way: Callable[[], object]
 
     def text(self, newline: str | None = None) -> TextIO:
         return io.TextIOWrapper(io.BytesIO(self.content), self.encoding, newline=newline)
 
     def lines(self, source: _Source, newline: str | None = None) -> Iterator[str]:
+        unread = 0
         for number, line in enumerate(self.text(newline), 1):
+            unread -= 20 + len(line)
+            if unread < 0:
+                self.give_way()
+                unread = _PIECE
             if "\0" in line:
                 source.refuse(number, "holds a NUL character: the file must be text, best UTF-8")
             yield line
@@ -237,6 +252,8 @@ def _rows(records: Iterable[_Record], source: _Source) -> Iterator[Row]:
 def _values(values: Iterable[tuple[int, Any]], source: _Source) -> Iterator[_Record]:
     """JSON values as records; others than texts, numbers, booleans and objects are refused."""
     for number, value in values:
+        if _has_more_values(value, _MAX_VALUES):
+            source.refuse(number, f"holds more than {_MAX_VALUES:,} values, too many for a prompt")
         if value is None or isinstance(value, list | tuple):
             kind = "null" if value is None else "a list"
             source.refuse(number, f"is {kind}, but must be a text or an object")
@@ -250,6 +267,20 @@ def _values(values: Iterable[tuple[int, Any]], source: _Source) -> Iterator[_Rec
             yield number, whole, whole
         else:
             yield number, whole if isinstance(whole, str) else json.dumps(whole), {}
+
+
+def _has_more_values(value: Any, most: int) -> bool:
+    """Whether a JSON value is made of more than so many, which would take long to look at."""
+    left = most
+    found = [value]
+    while found:
+        inner = found.pop()
+        if isinstance(inner, list | dict):
+            left -= len(inner)
+            if left < 0:
+                return True
+            found.extend(inner.values() if isinstance(inner, dict) else inner)
+    return False
 
 
 # Lists.
@@ -342,6 +373,7 @@ def _elements(file: _File, source: _Source) -> Iterator[tuple[int, Any]]:
             # Wrong, or not all there yet: a window twice as large tells, until the file ends.
             if ended:
                 source.refuse(number, f"is no JSON: {error.msg[:1].lower()}{error.msg[1:]}")
+            file.give_way()
             more = text.read(max(_PIECE, len(window) - at))
             ended = not more
             window, at = window[at:] + more, 0

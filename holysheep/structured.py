@@ -69,18 +69,21 @@ class StructuredLayer:
             again = call.asking(_correction(call.request, completion.first.text, problem))
             try:
                 second = _completion_of(proceed(again))
-            except HolySheepError as error:
+            except HolySheepError as failure:
                 # What it failed for decides what becomes of the call; why it was asked at all is
                 # what its author can change.
-                error.message = (
+                failure.message = (
                     f"{_no_json(completion, problem)} It was asked for once more, which failed:"
-                    f" {error.message}"
+                    f" {failure.message}"
                 )
+                failure.unusable = completion
                 raise
             completion = replace(second, earlier=(completion.usage,))
             problem = _problem(completion, schema)
         if problem:
-            raise _invalid(problem, completion)
+            error = _invalid(problem, completion)
+            error.unusable = completion
+            raise error
         choice = completion.first
         if choice.text or choice.reasoning:
             yield Delta(choice.text, choice.reasoning, is_last=True)

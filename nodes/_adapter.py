@@ -146,6 +146,12 @@ def spawn(work: Callable[[], None]) -> object:
     return _threads().submit(work)
 
 
+def give_way() -> None:
+    """Let others run that wait for the one thread of the process."""
+    # Not 0: with that, gevent runs nobody who waits for a time or for a socket.
+    clock().sleep(0.0005)
+
+
 @cache
 def _threads() -> ThreadPoolExecutor:
     """Threads that are kept for the next call; as many as the SDK runs calls at a time."""
@@ -187,7 +193,7 @@ def file(path: Path, mime_type: str) -> Messages:
         yield _file_piece(file_id, number - 1, size, piece, meta)
         if number % 64 == 0:
             # Writing never waits: without this, nobody else runs until the whole file is sent.
-            clock().sleep(0)
+            give_way()
     yield _file_piece(file_id, number, size, b"", meta, is_end=True)
 
 

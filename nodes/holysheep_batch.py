@@ -109,9 +109,9 @@ def _rows(queries: Any, file: Any, deadline_s: float) -> Rows:
     parts = []
     if not is_unset(queries) and queries != []:
         parts.append(rows_of_queries(queries))
-    if file not in (None, "", []):
+    if not is_unset(file) and file != []:
         filename, content = _adapter.file_of(file, "file", deadline_s=deadline_s)
-        parts.append(rows_of_file(content, filename))
+        parts.append(rows_of_file(content, filename, give_way=_adapter.give_way))
     if not parts:
         raise InputError("There are no rows: give the node queries, or a file, or both.")
     return joined(*parts) if len(parts) > 1 else parts[0]

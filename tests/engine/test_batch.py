@@ -1,5 +1,6 @@
 """Batches over a scripted gateway, on a timeline: order, windows, waiting, early ends."""
 
+import gc
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -497,6 +498,78 @@ def test_more_rows_than_a_batch_may_have_are_refused() -> None:
         check(questions(11), most=10)
 
 
+# --- rows that come slowly, or not at all -------------------------------------------------------
+
+
+def batch_over(world: World, rows: Iterable[Row], **params: Any) -> Batch:
+    return Batch(
+        world.engine,
+        parsed(BatchParams, {"model": "gpt-4.1", **params}),
+        rows,
+        clock=world.time,
+        spawn=world.time.spawn,
+    )
+
+
+def test_results_are_handed_over_while_the_next_row_is_awaited() -> None:
+    world = World(echo())
+    arrived_s: list[float] = []
+
+    def slow_rows() -> Iterable[Row]:
+        for number in range(3):
+            yield Row(number, f"question {number}")
+            world.time.sleep(10.0)
+
+    def consume() -> None:
+        results = batch_over(world, slow_rows(), concurrency=2).results()
+        arrived_s.extend(world.time.monotonic() - START_S for _ in results)
+
+    world.time.spawn(consume)
+    assert world.time.run()[0] is None
+    assert arrived_s == [1.0, 11.0, 21.0]
+
+
+def test_what_was_answered_before_the_rows_broke_off_is_handed_over_first() -> None:
+    def rows() -> Iterable[Row]:
+        for number in range(5):
+            yield Row(number, f"question {number}")
+        raise LookupError("the rows broke off")
+
+    world = World(echo())
+    results: list[Any] = []
+
+    def consume() -> None:
+        for result in batch_over(world, rows()).results():
+            results.append(result)  # noqa: PERF402 - what came before the error counts
+
+    world.time.spawn(consume)
+    assert isinstance(world.time.run()[0], LookupError)
+    assert [result.status for result in results] == ["ok"] * 5
+
+
+def test_a_batch_that_is_never_read_holds_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    batch_over(World(echo()), [Row(0, "one")])
+    gc.collect()
+    assert not recwarn.list
+
+
+def test_rows_that_need_no_waiting_leave_half_of_the_time_to_others() -> None:
+    world = World(echo())
+    Run(world, ["same"], concurrency=1).finish()
+    began_s = world.time.monotonic()
+    Run(world, ["same"] * 5000, concurrency=50).finish()
+    assert world.time.monotonic() - began_s == pytest.approx(1.0, rel=0.1)
+
+
+def test_answers_that_could_not_be_used_cost_as_well() -> None:
+    world = World(echo(), price_overrides=PRICES)
+    run = Run(world, ["one"], json_schema='{"type": "object"}').finish()
+    failed = run.results[0]
+    assert (failed.error_type, run.calls) == ("invalid_output", 2)
+    assert (failed.tokens_used, failed.cost_usd) == (30, Decimal("0.00003"))
+    assert run.batch.totals.cost_usd == failed.cost_usd
+
+
 # --- bugs and interleavings ---------------------------------------------------------------------
 
 
@@ -506,24 +579,6 @@ def test_a_bug_in_a_worker_is_raised_where_the_results_are_read() -> None:
 
     with pytest.raises(ZeroDivisionError, match="bug"):
         Run(World(respond), questions(5)).finish()
-
-
-def test_a_row_that_cannot_be_read_is_raised_where_the_results_are_read() -> None:
-    def rows() -> Iterable[Row]:
-        yield Row(0, "one", {})
-        raise InputError("file: line 2 is broken.")
-
-    world = World(echo())
-    batch = Batch(
-        world.engine,
-        parsed(BatchParams, {"model": "gpt-4.1"}),
-        rows(),
-        clock=world.time,
-        spawn=world.time.spawn,
-    )
-    task = world.time.spawn(list, batch.results())
-    world.time.run()
-    assert isinstance(task.outcome, InputError)
 
 
 @pytest.mark.parametrize("seed", range(12))

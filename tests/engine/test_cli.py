@@ -434,3 +434,42 @@ def test_version_and_help() -> None:
         result = CliRunner(env={"HOLYSHEEP_API_KEY": KEY}).invoke(main, arguments)
         assert result.exit_code == 0
         assert KEY not in result.output
+
+
+class TestCost:
+    def test_a_load_is_estimated_without_a_key(self) -> None:
+        ran = CliRunner().invoke(
+            main,
+            ["cost", "-m", "gpt-4.1", "--prompt-tokens", "1000", "--completion-tokens", "500"],
+            env={"HOLYSHEEP_API_KEY": ""},
+        )
+        assert ran.exit_code == 0, ran.stderr
+        assert "| gpt-4.1 | 0.002 USD | 0 USD | 0.004 USD | 0.006 USD |" in ran.stdout
+
+    def test_prices_of_a_file_count_first(self) -> None:
+        prices = Path(__file__).parents[2] / "examples" / "article_prices.yaml"
+        ran = CliRunner().invoke(
+            main, ["cost", "--prompt-tokens", "1000", "--prices", str(prices), "--json"]
+        )
+        savings = {row["model"]: row["saving_percent"] for row in json.loads(ran.stdout)}
+        assert sorted(value for value in savings.values() if value) == [66.7, 75.0, 85.0, 86.7]
+
+    def test_a_text_may_come_from_standard_input(self) -> None:
+        ran = CliRunner().invoke(
+            main, ["cost", "-m", "gpt-4.1", "--text", "-"], input="word " * 400
+        )
+        assert ran.exit_code == 0, ran.stderr
+        assert "about 501 prompt tokens" in ran.stdout
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ([], "give input_text, or prompt_tokens"),
+            (["--prompt-tokens", "-1"], "prompt_tokens must be"),
+            (["--prompt-tokens", "1", "--hit-rate", "2"], "cache_hit_rate must be"),
+        ],
+    )
+    def test_a_load_that_is_none_is_refused(self, options: list[str], words: str) -> None:
+        ran = CliRunner().invoke(main, ["cost", *options])
+        assert ran.exit_code == 2
+        assert words in ran.stderr

@@ -327,3 +327,13 @@ def test_a_table_without_one_of_its_columns_is_no_result_file(missing: str) -> N
     columns = OK.to_json()
     del columns[missing]
     assert is_result_row(columns) is False
+
+
+def test_a_nul_in_an_answer_does_not_spoil_the_file(tmp_path: Path) -> None:
+    result = RowResult(0, "ok", "q", response="a\0b", cost_usd=None)
+    (path,) = file_of(tmp_path, "csv", [result])
+    (row,) = rows_of(path)
+    assert row.earlier is not None
+    assert row.earlier.response == "a\ufffdb"
+    (path,) = file_of(tmp_path, "jsonl", [result])
+    assert rows_of(path)[0].earlier == result

@@ -577,3 +577,35 @@ class TestReading:
             tracemalloc.stop()
         assert total == count - 1
         assert peak < 3 * 1024 * 1024
+
+
+# --- what would keep others waiting -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "at_least"),
+    [
+        (b"\n" * 1_000_000 + b"one\n", "a.txt", 100),
+        (b"\n" * 1_000_000 + b'"one"\n', "a.jsonl", 100),
+        (b"a,b\n" + b"\n" * 1_000_000 + b"1,2\n", "a.csv", 100),
+        # Blanks in an array are skipped by a regular expression, a thousand times as fast.
+        (b"[" + b" " * 1_000_000 + b'"one"]', "a.json", 3),
+    ],
+)
+def test_others_get_their_turn_while_blanks_are_skipped(
+    content: bytes, name: str, at_least: int
+) -> None:
+    turns = 0
+
+    def give_way() -> None:
+        nonlocal turns
+        turns += 1
+
+    assert len(list(rows_of_file(content, name, give_way=give_way))) == 1
+    assert turns >= at_least
+
+
+def test_a_row_of_too_many_values_is_refused_at_once() -> None:
+    content = b'{"w": "x", "a": [' + b"1," * 60_000 + b"1]}\n"
+    with pytest.raises(InputError, match=r"line 1 of .* holds more than 50,000 values"):
+        list(rows_of_file(content, "a.jsonl"))
