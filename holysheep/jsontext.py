@@ -8,6 +8,7 @@ that cannot be encoded again.
 
 import json
 import math
+import re
 from typing import Any
 
 _MAX_INTEGER = 2**1024
@@ -56,6 +57,15 @@ def is_json(value: Any, depth: int = MAX_DEPTH) -> bool:
             )
         case _:
             return False
+
+
+def bracket_depth(text: str) -> int:
+    """How deep the brackets of a text are nested at most; those in its strings count too."""
+    deepest = depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def without_tabs(text: str) -> str:

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from holysheep.errors import SettingsError
-from holysheep.jsontext import without_tabs
+from holysheep.jsontext import MAX_DEPTH, bracket_depth, without_tabs
 from holysheep.types import Completion, Usage
 
 PriceSource = Literal["override", "provider", "table", "none"]
@@ -182,6 +182,8 @@ def parse_overrides(text: str) -> dict[str, Price]:
     if len(text) > _MAX_OVERRIDES_CHARS:
         raise SettingsError(f"price_overrides is longer than {_MAX_OVERRIDES_CHARS:,} characters.")
     try:
+        if bracket_depth(text) > MAX_DEPTH:
+            raise RecursionError
         # Prices are read as text: 0.1 as a float would not be 0.1.
         data = yaml.load(without_tabs(text), Loader=yaml.BaseLoader)  # noqa: S506 - makes nothing but text
     except (yaml.YAMLError, RecursionError):

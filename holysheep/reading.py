@@ -7,7 +7,6 @@ parameter, its value and what is allowed.
 
 import ast
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -20,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from holysheep import config
 from holysheep.errors import InputError
-from holysheep.jsontext import MAX_DEPTH, parse_json
+from holysheep.jsontext import MAX_DEPTH, bracket_depth, parse_json
 from holysheep.types import JsonObject
 from holysheep.wording import shortened
 
@@ -127,7 +126,7 @@ def parse_yaml(text: str, name: str) -> Any:
         raise ValueError(
             f"{name} is no JSON, and YAML of more than {_MAX_YAML_CHARS:,} characters."
         )
-    if _depth(text) > MAX_DEPTH:
+    if bracket_depth(text) > MAX_DEPTH:
         raise ValueError(f"{name} is nested too deeply.")
     try:
         return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader
@@ -145,7 +144,7 @@ def parse_literal(text: str) -> Any:
 
     So arrives what a workflow has as a constant: seen with Dify 1.12.1.
     """
-    if len(text) > _MAX_LITERAL_CHARS or _depth(text) > MAX_DEPTH:
+    if len(text) > _MAX_LITERAL_CHARS or bracket_depth(text) > MAX_DEPTH:
         return None
     try:
         value = ast.literal_eval(text.strip())
@@ -153,15 +152,6 @@ def parse_literal(text: str) -> Any:
         return value if repr(value) == text.strip() else None
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
-
-
-def _depth(text: str) -> int:
-    """How deep the brackets of a text are nested at most; those in its texts count too."""
-    deepest = depth = 0
-    for bracket in re.findall(r"[\[\]{}]", text):
-        depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
 
 
 class _PlainLoader(yaml.SafeLoader):

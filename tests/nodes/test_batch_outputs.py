@@ -376,6 +376,7 @@ def test_json_schema_is_sent_and_checked_for_every_row(batch: BatchNode) -> None
     assert "n" in outcome.rows[1]["error"]
     assert batch.calls == 4, "what breaks the schema is asked for once more"
     assert outcome.values["upstream_calls"] == 4
+    assert outcome.rows[1]["tokens_used"] > outcome.rows[0]["tokens_used"], "both answers cost"
     assert {body["response_format"]["type"] for body in batch.bodies} == {"json_schema"}
 
 
