@@ -170,9 +170,11 @@ class TestChat:
         assert stats.connections <= 20
 
     def test_a_closed_client_still_works(self, upstream: Upstream) -> None:
+        # Other tests may have left some to the collector.
+        before = upstream.stats().open_connections
         with Client(KEY, base_url=upstream.url) as client:
             client.chat("one")
-        upstream.wait_for(lambda stats: stats.open_connections == 0)
+        upstream.wait_for(lambda stats: stats.open_connections <= before)
         client.chat("two")
         client.close()
         assert upstream.stats().connections == 2
