@@ -76,7 +76,9 @@ def batch_memory(rounds: int) -> list[Figure]:
             worker = Worker("engine", gateway.url)
             try:
                 worker.do(do="batch", count=100, in_flight=20)
-                memory_mb = worker.do(do="batch", count=count, in_flight=50)["memory_mb"]
+                memory_mb = worker.do(do="batch", count=count, in_flight=50, memory=True)[
+                    "memory_mb"
+                ]
             finally:
                 worker.close()
             shown = memory_mb[1 :: max(1, len(memory_mb) // 10)]

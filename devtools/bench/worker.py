@@ -20,6 +20,7 @@ gevent.monkey.patch_all(sys=True)
 import gc  # noqa: E402
 import itertools  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
@@ -106,7 +107,7 @@ class EngineClient:
             for result in batch.results():
                 if not isinstance(result, Progress):
                     written.write(result)
-                    if result.index % 1000 == 999:
+                    if command.get("memory") and result.index % 1000 == 999:
                         memory_mb.append(_rss_mb())
             written.close()
         return {
@@ -184,6 +185,8 @@ class LiteLlmClient:
     """litellm's SDK, where it is installed."""
 
     def __init__(self, url: str) -> None:
+        # Or it fetches its price table from elsewhere when it is imported.
+        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
         import litellm  # noqa: PLC0415 - no dependency of the project
 
         self._complete = litellm.completion
