@@ -12,12 +12,16 @@ from devtools.upstream.control import Upstream
 
 def batch(rounds: int) -> list[Figure]:
     """A batch of 1,000 rows against its ceiling, and against other SDKs where they are there."""
-    with Upstream(latency_ms=50) as gateway, workers(gateway.url, ("engine",)) as running:
+    clients = ("engine", "http.client")
+    with Upstream(latency_ms=50) as gateway, workers(gateway.url, clients) as running:
         found = in_rounds(
             {
                 "batch": lambda: running["engine"].do(do="batch", count=1000, in_flight=20)[
                     "rows_s"
                 ],
+                "http.client": lambda: running["http.client"].do(
+                    do="calls", count=1000, in_flight=20
+                )["calls_s"],
                 "ceiling": lambda: 400.0,
             },
             rounds=max(3, rounds // 3),
@@ -30,7 +34,14 @@ def batch(rounds: int) -> list[Figure]:
             theirs="ceiling",
             unit="rows/s",
             at_least=0.97,
-        )
+        ),
+        compared(
+            "the same, bare calls of http.client",
+            found,
+            ours="http.client",
+            theirs="ceiling",
+            unit="calls/s",
+        ),
     ]
     others = {"litellm": 5.0, "openai": 1.0}
     there = [name for name in others if find_spec(name) is not None]

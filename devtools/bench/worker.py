@@ -18,6 +18,7 @@ import gevent.monkey
 gevent.monkey.patch_all(sys=True)
 
 import gc  # noqa: E402
+import http.client  # noqa: E402
 import itertools  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
@@ -164,6 +165,28 @@ class HttpxClient:
         return first
 
 
+class PlainClient:
+    """The standard library's http.client on a kept connection: as little as Python can do."""
+
+    def __init__(self, url: str) -> None:
+        self._address = httpx.URL(url)
+        self._local = threading.local()
+
+    def call(self, number: int, stream: bool) -> float:
+        """One bare request, not streamed."""
+        del stream
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            address = (self._address.host, self._address.port)
+            connection = self._local.connection = http.client.HTTPConnection(*address)
+        headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
+        path = f"{self._address.path}/chat/completions"
+        connection.request("POST", path, json.dumps(body(number)), headers)
+        if not json.loads(connection.getresponse().read())["choices"][0]["message"]["content"]:
+            raise ValueError("no answer")
+        return 0.0
+
+
 class OpenAiClient:
     """The openai SDK, where it is installed."""
 
@@ -202,9 +225,10 @@ class LiteLlmClient:
         return 0.0
 
 
-Client = EngineClient | HttpxClient | OpenAiClient | LiteLlmClient
+Client = EngineClient | HttpxClient | PlainClient | OpenAiClient | LiteLlmClient
 CLIENTS: dict[str, Callable[[str], Client]] = {
     "engine": EngineClient,
+    "http.client": PlainClient,
     "openai": OpenAiClient,
     "litellm": LiteLlmClient,
     "httpx": HttpxClient,
