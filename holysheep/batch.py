@@ -375,7 +375,9 @@ class Batch:
                         return None
                     self._changed.wait(min(due_s, self._patience_ends_s) - now)
                     continue
-            return self._left_over()
+            outcome = self._left_over()
+            if outcome is not None or self._is_done():
+                return outcome
 
     @property
     def _patience_ends_s(self) -> float:
@@ -388,17 +390,16 @@ class Batch:
 
     def _left_over(self) -> _Outcome | None:
         """What becomes of the next row now that nobody works any more; ``None`` = there is none."""
-        with self._changed:
-            row = self._open.pop(self._position, None)
-        if row is None:
-            task = self._take_row()
-            row = None if task is None else task.row
-        with self._changed:
-            if row is None:
-                return None
-            self._open.pop(self._position, None)
-            self._position += 1
-        return _taken_over(row) or self._skipped(row)
+        while True:
+            with self._changed:
+                row = self._open.pop(self._position, None)
+                if row is not None:
+                    self._position += 1
+                    return _taken_over(row) or self._skipped(row)
+                # A worker that was late may have brought it at the last moment.
+                if self._position in self._ended or self._is_exhausted:
+                    return None
+            self._take_row()
 
     # --- the workers' side ---
 
@@ -439,7 +440,10 @@ class Batch:
                 return task
 
     def _take_row(self) -> _Task | None:
-        """Read the next row, one caller at a time; others are not kept waiting meanwhile."""
+        """Read the next row, one caller at a time; ``None`` = there is none.
+
+        Apart from the lock of everything else: rows may come slowly, and results meanwhile.
+        """
         with self._reading:
             if self._is_exhausted:
                 return None

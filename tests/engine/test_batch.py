@@ -547,6 +547,27 @@ def test_what_was_answered_before_the_rows_broke_off_is_handed_over_first() -> N
     assert [result.status for result in results] == ["ok"] * 5
 
 
+def test_a_row_that_arrives_after_the_deadline_is_skipped_in_its_place() -> None:
+    world = World(echo())
+
+    def slow_rows() -> Iterable[Row]:
+        for number in range(4):
+            yield Row(number, f"question {number}")
+            world.time.sleep(10.0 if number == 1 else 0.0)
+
+    results = world.time.spawn(
+        lambda: list(batch_over(world, slow_rows(), concurrency=3, deadline_s=5).results())
+    )
+    world.time.run()
+    assert isinstance(results.outcome, list)
+    assert [(r.index, r.query, r.status) for r in results.outcome] == [
+        (0, "question 0", "ok"),
+        (1, "question 1", "ok"),
+        (2, "question 2", "skipped"),
+        (3, "question 3", "skipped"),
+    ]
+
+
 def test_a_batch_that_is_never_read_holds_nothing(recwarn: pytest.WarningsRecorder) -> None:
     batch_over(World(echo()), [Row(0, "one")])
     gc.collect()
