@@ -547,8 +547,9 @@ def test_what_was_answered_before_the_rows_broke_off_is_handed_over_first() -> N
     assert [result.status for result in results] == ["ok"] * 5
 
 
-def test_a_row_that_arrives_after_the_deadline_is_skipped_in_its_place() -> None:
-    world = World(echo())
+@pytest.mark.parametrize("seed", range(10))
+def test_a_row_that_arrives_after_the_deadline_is_skipped_in_its_place(seed: int) -> None:
+    world = World(echo(), seed=seed)
 
     def slow_rows() -> Iterable[Row]:
         for number in range(4):
