@@ -72,6 +72,8 @@ class Options(BaseModel):
 class ChainOptions(Options):
     """The keys of a chain's ``options``."""
 
+    model_config = ConfigDict(defer_build=True)
+
     max_retries: Retries = 3
 
 

@@ -236,10 +236,12 @@ def _check_format(response_format: ResponseFormat, json_schema: JsonObject | Non
         raise ValueError("response_format json_schema needs a json_schema.")
 
 
+# This and the models below are built when they are first used (``defer_build``), or they would take
+# a fiftieth of the time until the plugin has registered.
 class BatchParams(BaseModel):
     """How the rows of a batch are asked, and when the batch ends."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, frozen=True, allow_inf_nan=False)
 
     system_prompt: Text = ""
     prompt_template: Text = "{{ item }}"
@@ -279,7 +281,7 @@ class BatchParams(BaseModel):
 class Step(BaseModel):
     """One step of a chain. What it leaves out is as the chain says."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(default="", max_length=60)
     prompt: Text = ""
@@ -299,7 +301,7 @@ class Step(BaseModel):
 class ChainParams(BaseModel):
     """The steps of a chain, and how they are asked."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, frozen=True, allow_inf_nan=False)
 
     query: Text
     steps: Annotated[list[Step], BeforeValidator(_steps)]
@@ -327,7 +329,7 @@ class ChainParams(BaseModel):
 class BenchmarkParams(BaseModel):
     """What a benchmark asks, how often, and how many times at once."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, frozen=True, allow_inf_nan=False)
 
     prompt: Text = "Explain in three sentences how machine learning and deep learning differ."
 
@@ -349,7 +351,7 @@ class BenchmarkParams(BaseModel):
 class CostParams(BaseModel):
     """A load to estimate: so many requests with so many tokens each."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, frozen=True, allow_inf_nan=False)
 
     input_text: Text = ""
 
