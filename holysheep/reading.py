@@ -154,7 +154,7 @@ def parse_literal(text: str) -> Any:
         return None
 
 
-class _PlainLoader(yaml.SafeLoader):
+class _PlainLoader(yaml.loader.SafeLoader):
     """YAML without aliases: a few lines of them can stand for gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
