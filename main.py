@@ -10,8 +10,8 @@ from dify_plugin.core.runtime import Session
 
 from holysheep.registry import shared_registry
 
-# The SDK reads the declarations with PyYAML's parser in Python, which takes a tenth of the time until
-# the plugin has registered. The one in C reads the same, by the same rules.
+# The SDK reads the declarations with PyYAML's parser in Python, which takes a tenth of the time
+# until the plugin has registered. The one in C reads the same, by the same rules.
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 plugin = Plugin(DifyPluginEnv())
