@@ -16,42 +16,33 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.nodes.support import (
-    BAD_REQUEST,
-    CONNECTION,
-    RATE_LIMIT,
-    REFUSED_KEY,
-    UNAVAILABLE,
-    chat_bodies,
-    check_sentence,
-    fresh_key,
-    fresh_model,
-)
+from tests.nodes.support import NUMBER, Kind, Node, check_messages, check_sentence, check_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from devtools.upstream import Upstream
-    from tests.host.daemon import HostFile, Invocation, PluginError, PluginProcess, Result
+    from tests.host.daemon import HostFile, Invocation, PluginProcess, Result
     from tests.nodes.servers import Exchange, LoopbackServer
 
 __all__ = ["FIELDS", "BatchNode", "Outcome", "Shelf", "as_csv", "texts"]
 
-TOOL = "holysheep_batch"
-PATIENCE_S = 15.0
 MAX_MESSAGE_BYTES = 1_000_000
 
-_INTEGERS = (
-    *("total", "succeeded", "failed", "skipped", "cached_count", "upstream_calls"),
-    "tokens_used",
-)
-_NUMBERS = ("cost_usd", "elapsed_ms", "throughput_rpm")
-_VALUES = {*_INTEGERS, *_NUMBERS, "results", "latency", "truncated"}
-"""What other nodes get as a value of its type."""
-_STREAMED = {"progress", "status", *_INTEGERS, *_NUMBERS}
-"""What an Answer shows: the strings, and each figure once as a text before its value."""
+_FIGURES: dict[str, Kind] = {
+    "total": int,
+    "succeeded": int,
+    "failed": int,
+    "skipped": int,
+    "cached_count": int,
+    "upstream_calls": int,
+    "tokens_used": int,
+    "cost_usd": NUMBER,
+    "elapsed_ms": NUMBER,
+    "throughput_rpm": NUMBER,
+}
 _LATENCY = ("avg_ms", "min_ms", "max_ms", "p50_ms", "p95_ms", "p99_ms")
-FIELDS = {
+FIELDS: dict[str, Kind] = {
     "index": int,
     "status": str,
     "query": str,
@@ -59,14 +50,13 @@ FIELDS = {
     "error": str,
     "error_type": str,
     "model": str,
-    "latency_ms": (int, float),
+    "latency_ms": NUMBER,
     "tokens_used": int,
-    "cost_usd": (int, float, type(None)),
+    "cost_usd": NUMBER,
     "cached": bool,
 }
 """The keys of a row, and what each may be."""
 _MIME_TYPES = {"jsonl": "application/jsonl", "csv": "text/csv"}
-_HOST_ERRORS = {REFUSED_KEY, BAD_REQUEST, RATE_LIMIT, CONNECTION, UNAVAILABLE}
 
 _numbers = itertools.count(1)
 
@@ -113,55 +103,24 @@ class Outcome:
         return self.values["succeeded"], self.values["failed"], self.values["skipped"]
 
 
-class BatchNode:
-    """The node with a credential and a model of its own, and nothing that limits it."""
+class BatchNode(Node):
+    """The batch node, with nothing that limits it."""
+
+    tool = "holysheep_batch"
+    patience_s = 15.0
 
     def __init__(self, plugin: PluginProcess, upstream: Upstream, **credentials: Any) -> None:
-        self.plugin = plugin
-        self.upstream = upstream
-        self.key: str = credentials.get("api_key") or fresh_key()
-        self.credentials: dict[str, Any] = {
-            "api_key": self.key,
-            "base_url": upstream.url,
-            "default_model": fresh_model(),
-            "requests_per_minute": "0",
-            "max_concurrency": "100",
-            **credentials,
-        }
-
-    def like(self, **credentials: Any) -> BatchNode:
-        """The same credential with other settings."""
-        return BatchNode(self.plugin, self.upstream, **{**self.credentials, **credentials})
-
-    @property
-    def calls(self) -> int:
-        """Chat requests that have reached upstream."""
-        return self.upstream.stats().calls
-
-    @property
-    def bodies(self) -> list[dict[str, Any]]:
-        """What the last 1,000 of these requests held."""
-        return chat_bodies(self.upstream)
+        super().__init__(plugin, upstream, **{"max_concurrency": "100", **credentials})
 
     @property
     def prompts(self) -> list[str]:
         """The user messages of these requests."""
         return [body["messages"][-1]["content"] for body in self.bodies]
 
-    def start(
-        self,
-        queries: Any = None,
-        *,
-        app_id: str | None = "app-1",
-        user_id: str = "user-1",
-        **parameters: Any,
-    ) -> Invocation:
-        """Begin a batch and return at once. ``options`` may be a mapping."""
-        if isinstance(parameters.get("options"), dict):
-            parameters["options"] = json.dumps(parameters["options"])
+    def start(self, queries: Any = None, **parameters: Any) -> Invocation:
         if queries is not None:
             parameters["queries"] = queries
-        return self.plugin.start(TOOL, parameters, self.credentials, app_id=app_id, user_id=user_id)
+        return super().start(**parameters)
 
     def run(self, queries: Any = None, **parameters: Any) -> Outcome:
         """What a batch that must not fail comes to; all of it is checked."""
@@ -175,37 +134,27 @@ class BatchNode:
 
     def finish(self, invocation: Invocation, *, resumed: bool = False) -> Outcome:
         """The end of a batch that must not fail. ``resumed``: rows may be of an earlier run."""
-        result = invocation.result(PATIENCE_S)
-        values, rows = _check_complete(result)
-        self.check_secret(result)
+        result = super().finish(invocation)
+        rows = _check_rows(result)
         if not resumed:
-            _check_totals(values, rows)
-        return Outcome(result, values, rows)
+            _check_totals(result.variables, rows)
+        return Outcome(result, result.variables, rows)
 
-    def failure(self, queries: Any = None, **parameters: Any) -> PluginError:
-        """The error of a batch that has to fail the node."""
-        result = self.start(queries, **parameters).result(PATIENCE_S)
-        assert result.error is not None, f"succeeded with {result.text[:200]!r}"
-        self.check_error(result.error)
-        self.check_secret(result)
-        return result.error
-
-    def refusal(self, queries: Any = None, **parameters: Any) -> str:
-        """The sentence with which bad input is refused before anything is sent."""
-        error = self.failure(queries, **parameters)
-        assert error.type == BAD_REQUEST
-        assert self.calls == 0
-        return error.message
-
-    def check_error(self, error: PluginError) -> None:
-        """Fail unless this is an error that Dify shows as one clean sentence."""
-        assert error.type in _HOST_ERRORS, error
-        check_sentence(error.message)
-        assert self.key not in repr(error) + repr(error.args)
-
-    def check_secret(self, result: Result) -> None:
-        assert self.key not in repr([arrival.data for arrival in result.messages[:1000]])
-        assert not any(self.key.encode() in file.content for file in result.files)
+    def check(self, result: Result) -> None:
+        streamed = check_messages(
+            result,
+            strings={"progress", "status"},
+            values={**_FIGURES, "results": list, "latency": dict, "truncated": bool},
+            shown=set(_FIGURES),
+            files=True,
+        )
+        assert streamed.count("status") == 1
+        # The last line tells the end, however soon it comes after the one before.
+        assert streamed.count("progress") <= 2 * result.elapsed_ms / 1000 + 1
+        _check_sizes(result)
+        _check_latency(result.variables["latency"])
+        assert "\n" in result.text, "a summary for people has lines"
+        assert not result.text.lstrip().startswith(("{", "[")), "text is for people"
 
 
 class Shelf:
@@ -257,17 +206,27 @@ def as_csv(rows: Iterable[Sequence[str]], delimiter: str = ",", line_end: str = 
 # --- what holds for every batch that does not fail ---
 
 
-def _check_complete(result: Result) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Fail unless every declared output came, once, in its form and order."""
-    assert result.error is None, result.error
-    assert result.json == []
-    values = result.variables
-    assert set(values) == _VALUES | _STREAMED
-    _check_messages(result)
-    _check_types(values)
-    assert "\n" in result.text, "a summary for people has lines"
-    assert not result.text.lstrip().startswith(("{", "[")), "text is for people"
+def _check_sizes(result: Result) -> None:
+    """Fail unless the host takes each message."""
+    for _, data in result.messages:
+        if data["type"] == "blob_chunk":
+            assert len(data["message"]["blob"]) <= 8192 * 4 // 3 + 4
+        else:
+            size = len(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
+            assert size <= MAX_MESSAGE_BYTES, f"a message of {size} bytes"
 
+
+def _check_latency(latency: dict[str, Any]) -> None:
+    assert set(latency) == set(_LATENCY)
+    assert all(type(latency[name]) in (int, float) for name in _LATENCY), latency
+    ranks = [latency[name] for name in ("min_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms")]
+    assert ranks == sorted(ranks)
+    assert latency["min_ms"] <= latency["avg_ms"] <= latency["max_ms"]
+
+
+def _check_rows(result: Result) -> list[dict[str, Any]]:
+    """Fail unless the rows are whole and what the counts say; returns them."""
+    values = result.variables
     total, results = values["total"], values["results"]
     assert total == values["succeeded"] + values["failed"] + values["skipped"]
     assert values["truncated"] == (len(results) < total)
@@ -286,61 +245,13 @@ def _check_complete(result: Result) -> tuple[dict[str, Any], list[dict[str, Any]
             values["skipped"],
         )
     assert values["status"] == ("ok" if values["succeeded"] == total else "partial")
-    return values, rows
-
-
-def _check_messages(result: Result) -> None:
-    """Fail unless each message is of a kind and size that the host takes, in a good order."""
-    settled: list[str] = []
-    streamed: list[str] = []
-    for _, data in result.messages:
-        message = data["message"]
-        match data["type"]:
-            case "text":
-                assert message["text"], "an empty text message"
-            case "variable" if message["stream"]:
-                assert message["variable_name"] not in settled, "streamed after its value"
-                streamed.append(message["variable_name"])
-            case "variable":
-                settled.append(message["variable_name"])
-            case "blob_chunk":
-                assert len(message["blob"]) <= 8192 * 4 // 3 + 4
-                continue
-            case other:
-                raise AssertionError(f"a message of the type {other}")
-        size = len(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
-        assert size <= MAX_MESSAGE_BYTES, f"a message of {size} bytes"
-    assert sorted(settled) == sorted(_VALUES), "each value once, strings streamed"
-    assert set(streamed) == _STREAMED
-    for name in _STREAMED - {"progress"}:
-        assert streamed.count(name) == 1, name
-    # The last line tells the end, however soon it comes after the one before.
-    assert streamed.count("progress") <= 2 * result.elapsed_ms / 1000 + 1
-
-
-def _check_types(values: dict[str, Any]) -> None:
-    for name in _INTEGERS:
-        assert type(values[name]) is int, name
-        assert values[name] >= 0, name
-    for name in _NUMBERS:
-        assert name == "cost_usd" or values[name] is not None
-        assert type(values[name]) in (int, float, type(None)), name
-        assert (values[name] or 0) >= 0, name
-    assert type(values["truncated"]) is bool
-    assert type(values["results"]) is list
-    latency = values["latency"]
-    assert set(latency) == set(_LATENCY)
-    assert all(type(latency[name]) in (int, float) for name in _LATENCY), latency
-    ranks = [latency[name] for name in ("min_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms")]
-    assert ranks == sorted(ranks)
-    assert latency["min_ms"] <= latency["avg_ms"] <= latency["max_ms"]
+    return rows
 
 
 def _check_row(row: dict[str, Any]) -> None:
     assert list(row) == list(FIELDS)
     for name, kind in FIELDS.items():
-        assert isinstance(row[name], kind), f"{name}: {row[name]!r}"
-        assert name == "cached" or not isinstance(row[name], bool), name
+        check_value(name, row[name], kind)
     assert row["query"]
     if row["status"] == "ok":
         assert (row["error"], row["error_type"]) == ("", "")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.daemon import PROJECT_ROOT, PluginProcess
+from tests.nodes.batch_support import BatchNode, Shelf
+from tests.nodes.servers import LoopbackServer
 from tests.nodes.support import BREAKER_OPEN_S, KEY_MARK, Llm
 
 if TYPE_CHECKING:
@@ -22,6 +24,26 @@ if TYPE_CHECKING:
 def llm(plugin: PluginProcess, upstream: Upstream) -> Llm:
     """The LLM node with a credential and a model that no other test has."""
     return Llm(plugin, upstream)
+
+
+@pytest.fixture
+def batch(plugin: PluginProcess, upstream: Upstream) -> BatchNode:
+    """The batch node, the same way."""
+    return BatchNode(plugin, upstream)
+
+
+@pytest.fixture(scope="module")
+def file_server() -> Iterator[LoopbackServer]:
+    """A server for the files of a test file."""
+    with LoopbackServer({}) as server:
+        yield server
+
+
+@pytest.fixture
+def shelf(file_server: LoopbackServer) -> Shelf:
+    """An empty shelf, from which nobody has fetched anything."""
+    file_server.seen.clear()
+    return Shelf(file_server)
 
 
 @pytest.fixture(autouse=True)

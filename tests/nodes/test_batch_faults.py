@@ -12,17 +12,11 @@ import pytest
 from devtools.upstream import Upstream
 from devtools.upstream import behaviours as do
 from tests.nodes.batch_support import BatchNode, texts
+from tests.nodes.support import NO_RETRIES
 
 if TYPE_CHECKING:
     from tests.host.daemon import PluginProcess
     from tests.nodes.batch_support import Outcome
-
-NO_RETRIES = {"max_retries": 0}
-
-
-@pytest.fixture
-def batch(plugin: PluginProcess, upstream: Upstream) -> BatchNode:
-    return BatchNode(plugin, upstream)
 
 
 @pytest.fixture

@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.nodes.batch_support import BatchNode, Shelf, as_csv, described
-from tests.nodes.servers import LoopbackServer, closed_port
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from devtools.upstream import Upstream
-    from tests.host.daemon import PluginProcess
+from tests.nodes.servers import closed_port
 
 MB = 1024 * 1024
-
-
-@pytest.fixture
-def batch(plugin: PluginProcess, upstream: Upstream) -> BatchNode:
-    return BatchNode(plugin, upstream)
-
-
-@pytest.fixture(scope="module")
-def file_server() -> Iterator[LoopbackServer]:
-    with LoopbackServer({}) as server:
-        yield server
-
-
-@pytest.fixture
-def shelf(file_server: LoopbackServer) -> Shelf:
-    file_server.seen.clear()
-    return Shelf(file_server)
 
 
 def check_prompts(batch: BatchNode, expected: list[str], **given: Any) -> None:

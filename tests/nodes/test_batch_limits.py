@@ -14,8 +14,6 @@ from tests.nodes.servers import Exchange, LoopbackServer
 from tests.nodes.support import CONNECTION, Llm, fresh_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from devtools.upstream import Upstream
     from tests.host.daemon import Invocation
     from tests.nodes.batch_support import Outcome
@@ -23,22 +21,6 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 MAX_PART_HELD_UP = 0.5
 """Of the time of a batch, what another call may take at most meanwhile. Measured: 0.05 to 0.2."""
-
-
-@pytest.fixture
-def batch(plugin: PluginProcess, upstream: Upstream) -> BatchNode:
-    return BatchNode(plugin, upstream)
-
-
-@pytest.fixture(scope="module")
-def file_server() -> Iterator[LoopbackServer]:
-    with LoopbackServer({}) as server:
-        yield server
-
-
-@pytest.fixture
-def shelf(file_server: LoopbackServer) -> Shelf:
-    return Shelf(file_server)
 
 
 # --- equal rows, the cache, and what is shared ---

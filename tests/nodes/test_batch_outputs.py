@@ -9,21 +9,19 @@ import pytest
 
 from devtools.upstream import behaviours as do
 from tests.nodes.batch_support import FIELDS, BatchNode, texts
-from tests.nodes.support import BAD_REQUEST, REFUSED_KEY, UNAVAILABLE, fresh_model
+from tests.nodes.support import (
+    BAD_REQUEST,
+    NO_RETRIES,
+    REFUSED_KEY,
+    UNAVAILABLE,
+    USAGE,
+    fresh_model,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from devtools.upstream import Upstream
-    from tests.host.daemon import Invocation, PluginProcess
-
-USAGE = {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200}
-"""At the prices of gpt-4.1 this is 0.0036 USD."""
-
-
-@pytest.fixture
-def batch(plugin: PluginProcess, upstream: Upstream) -> BatchNode:
-    return BatchNode(plugin, upstream)
+    from tests.host.daemon import Invocation
 
 
 def progress_of(invocation: Invocation) -> list[tuple[float, str]]:
@@ -168,7 +166,7 @@ def test_summary_tells_what_came_of_the_rows_and_how_to_go_on(batch: BatchNode) 
         [*texts(5), *texts(3)[2:]],
         concurrency=1,
         custom_model="gpt-4.1",
-        options={"max_retries": 0},
+        options=NO_RETRIES,
     )
     text = outcome.result.text
     for told in ("4 of 6", "2 failed", "bad_request 1", "bad_response 1", "0.0108 USD"):
@@ -292,7 +290,7 @@ def test_no_row_answered_fails_the_node_with_a_summary(
     batch: BatchNode, behaviour: do.Behaviour, error_type: str, told: str
 ) -> None:
     batch.upstream.default(behaviour)
-    error = batch.failure(texts(4), concurrency=1, options={"max_retries": 0})
+    error = batch.failure(texts(4), concurrency=1, options=NO_RETRIES)
     assert error.type == error_type
     assert "4" in error.message or "skipped" in error.message
     assert "No row was answered" in error.message

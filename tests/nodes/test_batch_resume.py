@@ -10,35 +10,13 @@ import pytest
 
 from devtools.upstream import behaviours as do
 from tests.nodes.batch_support import FIELDS, BatchNode, Shelf, as_csv, texts
-from tests.nodes.servers import LoopbackServer
-from tests.nodes.support import fresh_model
+from tests.nodes.support import NO_RETRIES, fresh_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from devtools.upstream import Upstream
-    from tests.host.daemon import PluginProcess
     from tests.nodes.batch_support import Outcome
 
 ODD = 'a,b;\t"c"\n\r\n d\r e =1+1 \u2028\u00a0 漢字 😀'
-NO_RETRIES = {"max_retries": 0}
 FORMATS = pytest.mark.parametrize("output_format", ["jsonl", "csv"])
-
-
-@pytest.fixture
-def batch(plugin: PluginProcess, upstream: Upstream) -> BatchNode:
-    return BatchNode(plugin, upstream)
-
-
-@pytest.fixture(scope="module")
-def file_server() -> Iterator[LoopbackServer]:
-    with LoopbackServer({}) as server:
-        yield server
-
-
-@pytest.fixture
-def shelf(file_server: LoopbackServer) -> Shelf:
-    return Shelf(file_server)
 
 
 def resumed(batch: BatchNode, shelf: Shelf, before: Outcome, **parameters: Any) -> Outcome:

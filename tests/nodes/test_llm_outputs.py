@@ -11,7 +11,7 @@ import pytest
 from devtools.upstream import behaviours as do
 from tests.host.outputs import MAX_CHUNK_BYTES
 from tests.nodes.servers import Exchange, LoopbackServer, event_stream
-from tests.nodes.support import FIGURES, OUTPUTS, Llm, check_complete, fresh_model
+from tests.nodes.support import FIGURES, OUTPUTS, USAGE, Llm, check_complete, fresh_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tests.host.daemon import Result
 
 TOOLS = json.dumps([{"type": "function", "function": {"name": "look_up", "parameters": {}}}])
-USAGE = {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200}
 
 
 # --- every output on every path ---
