@@ -36,6 +36,16 @@ if "gevent" not in sys.modules:  # a run under gevent on purpose has chosen othe
     sys.meta_path.insert(0, _NoSdkHere)  # type: ignore[arg-type]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what belongs together where two processes run the tests (`--dist loadgroup`).
+
+    The tests of the nodes measure time and have processes of their own: never two at once.
+    """
+    for item in items:
+        group = "nodes" if item.path.parent.name == "nodes" else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def upstream_process() -> Iterator[Upstream]:
     """The scripted gateway, one process for all tests; tests take `upstream` instead."""
