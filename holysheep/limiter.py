@@ -67,21 +67,21 @@ class RateLimiter:
         *,
         deadline_s: float,
         is_fallback: bool = False,
-        since_s: float = math.inf,
     ) -> "Reservation":
         """Take one request and ``tokens``, waiting for the turn until ``deadline_s`` at most.
 
-        ``since_s`` is when the call began: one that tries again is ahead of those that came later.
+        One that tries again is behind those that wait: it has been refused, and the first after a
+        pause is the likeliest to be refused once more.
         Raises ``LimiterTimeout`` if the credential's own limits leave no room in time, and
         ``LimitBeyondDeadline`` if upstream has asked to wait longer; nothing is taken then.
         """
-        waiter = _Waiter(model, tokens, is_fallback=is_fallback, since_s=since_s)
+        waiter = _Waiter(model, tokens, is_fallback=is_fallback)
         with self._lock:
             if not self._queue and self._delay(waiter, self._clock.monotonic()) <= 0:
                 return self._take(waiter)
             self._refuse_if_hopeless(waiter, deadline_s)
             waiter.condition = self._clock.condition()
-            self._line_up(waiter)
+            self._queue.append(waiter)
         try:
             while True:
                 with self._lock:
@@ -160,13 +160,6 @@ class RateLimiter:
             self._tokens.wait_time(waiter.tokens) if self._tokens else 0.0,
         )
 
-    def _line_up(self, waiter: "_Waiter") -> None:
-        """Put a caller behind all those that began before it."""
-        place = len(self._queue)
-        while place and self._queue[place - 1].since_s > waiter.since_s:
-            place -= 1
-        self._queue.insert(place, waiter)
-
     def _take(self, waiter: "_Waiter") -> "Reservation":
         if self._requests:
             self._requests.settle(-1.0)
@@ -192,11 +185,7 @@ class RateLimiter:
             raise self._refusal(waiter, paused)
         held = self._gate_delay(waiter, now)
         # Those whom a pause holds back for longer are not ahead.
-        before = [
-            other
-            for other in self._queue
-            if other.since_s <= waiter.since_s and self._gate_delay(other, now) <= held
-        ]
+        before = [other for other in self._queue if self._gate_delay(other, now) <= held]
         ahead = 0.0
         if self._requests:
             ahead = self._requests.drain_time(len(before) + 1)
@@ -296,15 +285,12 @@ class Reservation:
 class _Waiter:
     """A caller in the queue. A poke tells it to look again whether it is its turn."""
 
-    __slots__ = ("_poked", "condition", "is_fallback", "model", "since_s", "tokens")
+    __slots__ = ("_poked", "condition", "is_fallback", "model", "tokens")
 
     condition: Condition
 
-    def __init__(
-        self, model: str, tokens: float, *, is_fallback: bool, since_s: float = math.inf
-    ) -> None:
+    def __init__(self, model: str, tokens: float, *, is_fallback: bool) -> None:
         self.model = model
-        self.since_s = since_s
         self.tokens = tokens
         self.is_fallback = is_fallback
         self._poked = False

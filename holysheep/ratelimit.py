@@ -47,7 +47,6 @@ class RateLimitLayer:
                     estimate,
                     deadline_s=call.deadline_s,
                     is_fallback=trace.fallback_from is not None,
-                    since_s=trace.started_s,
                 )
             finally:
                 trace.queue_s += self._clock.monotonic() - began

@@ -380,24 +380,6 @@ def test_a_call_that_is_not_refused_for_a_second_counts_as_accepted() -> None:
     assert waves[6.0] == 2
 
 
-def test_a_call_that_tries_again_is_ahead_of_those_that_came_later() -> None:
-    time = VirtualTime()
-    limiter = RateLimiter(60, 0, clock=time)
-    for _ in range(60):
-        limiter.reserve("a", 0, deadline_s=START_S)
-    served: list[str] = []
-
-    def caller(name: str, since_s: float) -> None:
-        limiter.reserve("a", 0, deadline_s=START_S + 60, since_s=since_s)
-        served.append(name)
-
-    for number in range(3):
-        time.spawn(caller, f"later-{number}", START_S + 1 + number)
-    time.spawn(caller, "again", START_S, after_s=0.5)
-    time.run()
-    assert served == ["again", "later-0", "later-1", "later-2"]
-
-
 def test_a_call_that_ends_without_an_answer_leaves_its_turn_to_the_next() -> None:
     time = VirtualTime()
     limiter = RateLimiter(0, 0, clock=time)

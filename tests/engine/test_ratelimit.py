@@ -193,6 +193,30 @@ def test_a_429_storm_of_fifty_callers_makes_few_more_429s(seed: int, names_time:
     assert len(refused_s) <= unavoidable + 10
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_refusals_of_a_storm_are_spread_over_the_callers(seed: int) -> None:
+    # Else the one that is refused first is refused until its retries are used up.
+    time = VirtualTime(seed)
+    refusals = iter(range(10))
+
+    def server(call: Call) -> list[Timeline]:
+        time.sleep(0.2)
+        if next(refusals, None) is None:
+            return answered("Hi")
+        return [RateLimited("full", status=429, retry_after_s=0.2)]
+
+    handler = ScriptedHandler(time, server)
+    layers = [
+        RetryLayer(time, random.Random(seed).random),
+        layer_of(time),
+        ConcurrencyLayer(FairSemaphore(3, time), time),
+    ]
+    answer = stack(layers, handler)
+    for _ in range(50):
+        time.spawn(lambda: list(answer(a_call(time, max_retries=3))))
+    assert kinds(time.run()) == {"list": 50}
+
+
 def test_while_the_server_refuses_everything_one_call_a_pause_tries() -> None:
     outcomes, refused_s = storm(1, quota=0, window_s=20.0, names_time=True, timeout_s=530)
     assert kinds(outcomes) == {"LimitBeyondDeadline": 50}
