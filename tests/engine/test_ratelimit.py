@@ -193,28 +193,25 @@ def test_a_429_storm_of_fifty_callers_makes_few_more_429s(seed: int, names_time:
     assert len(refused_s) <= unavoidable + 10
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_refusals_of_a_storm_are_spread_over_the_callers(seed: int) -> None:
+def test_a_call_that_tries_again_is_behind_those_that_wait() -> None:
     # Else the one that is refused first is refused until its retries are used up.
-    time = VirtualTime(seed)
-    refusals = iter(range(10))
+    time = VirtualTime()
+    layer = layer_of(time, rpm=60)
+    served: list[str] = []
 
-    def server(call: Call) -> list[Timeline]:
-        time.sleep(0.2)
-        if next(refusals, None) is None:
-            return answered("Hi")
-        return [RateLimited("full", status=429, retry_after_s=0.2)]
+    def caller(name: str, call: Call) -> None:
+        list(layer(call, ScriptedHandler(time)))
+        served.append(name)
 
-    handler = ScriptedHandler(time, server)
-    layers = [
-        RetryLayer(time, random.Random(seed).random),
-        layer_of(time),
-        ConcurrencyLayer(FairSemaphore(3, time), time),
-    ]
-    answer = stack(layers, handler)
-    for _ in range(50):
-        time.spawn(lambda: list(answer(a_call(time, max_retries=3))))
-    assert kinds(time.run()) == {"list": 50}
+    for number in range(60):
+        list(layer(a_call(time, a_request(str(number))), ScriptedHandler(time)))
+    again = a_call(time)
+    time.sleep(0.1)
+    for number in range(3):
+        time.spawn(caller, f"later-{number}", a_call(time))
+    time.spawn(caller, "again", again, after_s=0.5)
+    time.run()
+    assert served == ["later-0", "later-1", "later-2", "again"]
 
 
 def test_while_the_server_refuses_everything_one_call_a_pause_tries() -> None:
