@@ -227,6 +227,7 @@ class Batch:
         self._clock = clock
         self._spawn = spawn
         self._rows = iter(rows)
+        # The one lock that is held while waiting: rows may come slowly, and one at a time.
         self._reading = clock.lock()
         self._unread: BaseException | None = None
         self._total = total
@@ -332,9 +333,8 @@ class Batch:
                 f"No row was answered ({counts}): the deadline of the batch came first. Raise"
                 " deadline_s."
             )
-        error = totals.first_failure.copy()
-        error.message = f"No row was answered ({counts}). The first failure: {error.message}"
-        raise error
+        first = totals.first_failure
+        raise first.copy(f"No row was answered ({counts}). The first failure: {first.message}")
 
     def progress(self) -> Progress:
         """How far it is now."""

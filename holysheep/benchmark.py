@@ -98,9 +98,8 @@ class Benchmark:
             return
         if self.first_failure is None:
             raise DeadlineExceeded("No call was answered before the deadline. Raise deadline_s.")
-        error = self.first_failure.copy()
-        error.message = f"No call was answered ({self.failed:,} failed). {error.message}"
-        raise error
+        first = self.first_failure
+        raise first.copy(f"No call was answered ({self.failed:,} failed). {first.message}")
 
     def run(self) -> None:
         """Run it to its end."""

@@ -175,12 +175,10 @@ class Chain:
         first = self.failed[0]
         if first.error is None:
             raise RuntimeError("a failed step without an error")
-        error = first.error.copy()
-        error.message = (
+        raise first.error.copy(
             f"No step was answered ({len(self.failed)} of {len(self.results)} failed)."
-            f" Step {first.name!r}: {error.message}"
+            f" Step {first.name!r}: {first.error.message}"
         )
-        raise error
 
     def _ask(self, planned: _Planned, *, is_last: bool) -> Generator[Delta, None, ChatResult]:
         prompt = self._message(planned)

@@ -87,9 +87,14 @@ class HolySheepError(Exception):
             self.detail = word.sub("[redacted]", self.detail)
             self.args = (self.message,)
 
-    def copy(self) -> Self:
-        """An equal error without traceback, for raising the same failure in another thread."""
+    def copy(self, message: str | None = None) -> Self:
+        """An equal error without traceback, for raising the same failure in another place.
+
+        ``message`` replaces its own, where it is told as part of something larger.
+        """
         twin = copy(self)
+        if message is not None:
+            twin.message = message
         twin.__traceback__ = None
         twin.__cause__ = self
         return twin
