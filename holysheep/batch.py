@@ -38,6 +38,7 @@ from holysheep.errors import (
     QuotaExhausted,
     RateLimited,
 )
+from holysheep.ledger import Invocation
 from holysheep.params import BatchParams
 from holysheep.ports import Clock, Spawn
 from holysheep.pricing import total_cost
@@ -200,7 +201,8 @@ class Batch:
 
     ``total`` is the number of rows where it is known. ``lasts_s`` replaces the parameters'
     ``deadline_s``, which is bounded by what a host allows. ``app_id`` and ``user_id`` say whose
-    cached answers may be shared, where the options ask for that. Raises ``InputError`` for a
+    cached answers may be shared, where the options ask for that; ``invocation`` where its calls are
+    counted. Raises ``InputError`` for a
     template that cannot be used.
     """
 
@@ -217,6 +219,7 @@ class Batch:
         user_id: str | None = None,
         started_s: float | None = None,
         lasts_s: float | None = None,
+        invocation: Invocation | None = None,
     ) -> None:
         self.totals = Totals()
         self._engine = engine
@@ -226,6 +229,7 @@ class Batch:
         self._template = Template(params.prompt_template)
         self._clock = clock
         self._spawn = spawn
+        self._invocation = invocation or engine.local
         self._rows = iter(rows)
         # The one lock that is held while waiting: rows may come slowly, and one at a time.
         self._reading = clock.lock()
@@ -535,6 +539,7 @@ class Batch:
                 self._policy,
                 timeout_s=self._ends_s - self._clock.monotonic(),
                 active_s=self._params.row_timeout_s,
+                invocation=self._invocation,
             )
             try:
                 result = answer.wait()

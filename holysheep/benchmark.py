@@ -18,6 +18,7 @@ from holysheep.errors import (
     LimitBeyondDeadline,
     LimiterTimeout,
 )
+from holysheep.ledger import Invocation
 from holysheep.params import BenchmarkParams
 from holysheep.ports import Clock, Spawn
 from holysheep.pricing import total_cost
@@ -40,6 +41,7 @@ class Benchmark:
         clock: Clock,
         spawn: Spawn,
         started_s: float | None = None,
+        invocation: Invocation | None = None,
     ) -> None:
         self.latencies = Latencies()
         self.first_tokens = Latencies()
@@ -55,6 +57,7 @@ class Benchmark:
         self._chat = params.chat()
         self._clock = clock
         self._spawn = spawn
+        self._invocation = invocation or engine.local
         self._started_s = clock.monotonic() if started_s is None else started_s
         self._ends_s = self._started_s + params.deadline_s
         self._changed = clock.condition()
@@ -156,6 +159,7 @@ class Benchmark:
             self._chat.policy(),
             timeout_s=self._ends_s - self._clock.monotonic(),
             stream=True,
+            invocation=self._invocation,
         )
         try:
             result = answer.wait()

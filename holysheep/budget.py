@@ -3,99 +3,215 @@
 Before a call its worst case (no tokenizer makes more tokens of a prompt than it has bytes, and the
 longest answer it allows, at the dearest of its models) is held; afterwards it is replaced by what
 the call cost. Calls that run at the same time see each other's holds, so together they do not pass
-a limit. Days and months are UTC. The spend is that of this process.
+a limit. Days and months are UTC.
+
+Several processes may spend from one budget. Each *claims* what it may spend: it stores the amount
+first and then reads what the others have claimed, so of two that claim at the same time at least
+one sees the other. A call is covered by what its process has claimed, or waits for a claim.
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 from holysheep import config
 from holysheep.errors import BudgetExceeded
 from holysheep.ports import Clock
 from holysheep.pricing import PriceBook
+from holysheep.tally import exact_usd
 from holysheep.tokens import max_completion_tokens, most_prompt_tokens
-from holysheep.types import Call, Completed, Completion, Event, Handler, Usage
+from holysheep.types import Call, Completed, Completion, Event, Handler, Purse, Usage
+
+_CLAIM_CALLS = 10
+_CLAIM_PART = 20
+"""A claim covers so many calls, but no more than one part in so many of what is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a credential may spend per UTC day and month, in USD; ``None`` = no limit."""
+
+    daily: Decimal | None = None
+    monthly: Decimal | None = None
+
+    def __bool__(self) -> bool:
+        return self.daily is not None or self.monthly is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The current day or month of a budget.
+
+    ``spent`` is by all processes, ``held`` what is set aside for calls under way, likewise.
+    """
+
+    name: str
+    limit: Decimal | None
+    spent: Decimal
+    held: Decimal
+    resets_at: datetime
+
+    @property
+    def room(self) -> Decimal | None:
+        """What may still be spent; ``None`` = anything."""
+        return None if self.limit is None else self.limit - self.spent - self.held
 
 
 class Budget:
-    """The daily and monthly limit of one credential in USD; ``None`` = no limit."""
+    """What one credential of a workspace has spent, as this process knows it.
 
-    def __init__(self, daily: Decimal | None, monthly: Decimal | None, *, clock: Clock) -> None:
+    Not safe for concurrent use by itself, and makes no round trip: see ``ledger``.
+    """
+
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = clock.lock()
-        self._limits = {"daily": daily, "monthly": monthly}
-        self._spent: dict[str, Decimal] = {}
         self._held = Decimal(0)
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether there is any limit to heed."""
-        return any(limit is not None for limit in self._limits.values())
+        # By day: what this process has spent, and what it has claimed.
+        self._spent: dict[date, Decimal] = {}
+        self._claimed: dict[date, Decimal] = {}
+        # What others have claimed today, and what was spent on this month's earlier days.
+        self._others: dict[date, Decimal] = {}
+        self._earlier: dict[date, Decimal] = {}
 
     @property
     def is_idle(self) -> bool:
         """Whether forgetting this budget would lose nothing."""
-        with self._lock:
-            current = {self._period(name)[0] for name in self._limits}
-            return not self._held and not current & set(self._spent)
+        today = self.today
+        recent = (day for day in self._spent if (day.year, day.month) == (today.year, today.month))
+        return not self._held and not any(recent)
 
-    def resize(self, daily: Decimal | None, monthly: Decimal | None) -> None:
-        """Change the limits; what was spent stays spent."""
-        with self._lock:
-            self._limits = {"daily": daily, "monthly": monthly}
+    @property
+    def today(self) -> date:
+        """The current UTC day."""
+        return datetime.fromtimestamp(self._clock.wall(), UTC).date()
 
-    def hold(self, worst_usd: Decimal) -> None:
+    @property
+    def in_use(self) -> Decimal:
+        """What this process has spent today or set aside."""
+        return self._spent.get(self.today, Decimal(0)) + self._held
+
+    def claimed(self, day: date) -> Decimal:
+        """The most that this process may have spent on a day when all its calls have ended."""
+        return max(self._spent.get(day, Decimal(0)), self._claimed.get(day, Decimal(0)))
+
+    def periods(self, limits: Limits) -> tuple[Period, Period]:
+        """The current day and month."""
+        now = datetime.fromtimestamp(self._clock.wall(), UTC)
+        today = now.date()
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        next_month = (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
+        others = self._others.get(today, Decimal(0))
+        daily = others + self._spent.get(today, Decimal(0))
+        first = today.replace(day=1)
+        earlier = {day: amount for day, amount in self._spent.items() if first <= day < today} | {
+            day: amount for day, amount in self._earlier.items() if first <= day < today
+        }
+        monthly = daily + sum(earlier.values(), Decimal(0))
+        return (
+            Period("daily", limits.daily, daily, self._held, midnight + timedelta(days=1)),
+            Period("monthly", limits.monthly, monthly, self._held, next_month),
+        )
+
+    def covers(self, worst_usd: Decimal) -> bool:
+        """Whether what this process has claimed is enough for one more such call."""
+        today = self.today
+        claimed = self._claimed.get(today)
+        return claimed is not None and self.in_use + worst_usd <= claimed
+
+    def check(self, limits: Limits, worst_usd: Decimal) -> None:
+        """Raise ``BudgetExceeded`` if a limit has no room for ``worst_usd``."""
+        for period in self.periods(limits):
+            if period.room is not None and worst_usd > period.room:
+                error = BudgetExceeded(
+                    f"The {period.name} budget of {period.limit} USD has no room for this call:"
+                    f" spent {_usd(period.spent)}, held for calls under way {_usd(period.held)},"
+                    f" needed at most {_usd(worst_usd)}. It resets at"
+                    f" {period.resets_at:%Y-%m-%d %H:%M} UTC. Raise the budget in the credential,"
+                    " or lower max_tokens."
+                )
+                error.may_pass = worst_usd <= period.room + period.held
+                raise error
+
+    def hold(self, limits: Limits, worst_usd: Decimal) -> None:
         """Set ``worst_usd`` aside. Raises ``BudgetExceeded`` if a limit has no room for it."""
-        with self._lock:
-            for name, limit in self._limits.items():
-                if limit is None:
-                    continue
-                key, resets_at = self._period(name)
-                spent = self._spent.get(key, Decimal(0))
-                if spent + self._held + worst_usd > limit:
-                    error = BudgetExceeded(
-                        f"The {name} budget of {limit} USD has no room for this call: spent"
-                        f" {_usd(spent)}, held for calls under way {_usd(self._held)}, needed at"
-                        f" most {_usd(worst_usd)}. It resets at {resets_at:%Y-%m-%d %H:%M} UTC."
-                        " Raise the budget in the credential, or lower max_tokens."
-                    )
-                    error.may_pass = spent + worst_usd <= limit
-                    raise error
-            self._held += worst_usd
+        self.check(limits, worst_usd)
+        self._held += worst_usd
 
     def settle(self, held_usd: Decimal, spent_usd: Decimal) -> None:
         """Replace what ``hold`` has set aside by what was spent."""
-        with self._lock:
-            self._held -= held_usd
-            if not spent_usd:
-                return
-            keys = [self._period(name)[0] for name in self._limits]
-            self._spent = {key: self._spent.get(key, Decimal(0)) + spent_usd for key in keys}
+        self._held -= held_usd
+        if spent_usd:
+            today = self.today
+            self._spent[today] = self._spent.get(today, Decimal(0)) + exact_usd(spent_usd)
 
-    def _period(self, name: str) -> tuple[str, datetime]:
-        """The current period's key, and when the next one begins."""
-        now = datetime.fromtimestamp(self._clock.wall(), UTC)
-        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        if name == "daily":
-            return f"{now:%Y-%m-%d}", today + timedelta(days=1)
-        return f"{now:%Y-%m}", (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+    def claim(self, limits: Limits, wanted_usd: Decimal, each_usd: Decimal) -> None:
+        """Claim ``wanted_usd`` more than is in use, and something for calls to come.
+
+        ``each_usd`` is what one call needs. To be stored before anything is spent of it.
+        """
+        room = self._room(limits)
+        ahead = min(each_usd * _CLAIM_CALLS, max(room - wanted_usd, Decimal(0)) / _CLAIM_PART)
+        more = max(each_usd, min(wanted_usd + exact_usd(ahead), room))
+        self._claimed[self.today] = self.in_use + more
+
+    def learn(
+        self, limits: Limits, others_usd: Decimal, earlier: dict[date, Decimal] | None = None
+    ) -> None:
+        """Take in what others have claimed today, and what was spent on the month's earlier days.
+
+        A claim that the limits have no room for then is given back.
+        """
+        today = self.today
+        self._others = {today: others_usd}
+        if earlier is not None:
+            self._earlier = earlier
+        beyond = self.claimed(today) - self.in_use - self._room(limits)
+        if beyond > 0:
+            self._claimed[today] = max(self.in_use, self.claimed(today) - beyond)
+
+    def release(self) -> None:
+        """Give back what is claimed and not in use; forget what no period needs any more."""
+        today = self.today
+        if not self._held:
+            self._claimed = {today: self.in_use} if today in self._claimed else {}
+        first = today.replace(day=1)
+        self._spent = {day: amount for day, amount in self._spent.items() if day >= first}
+
+    def warning(self, limits: Limits) -> str:
+        """A sentence when most of a budget is spent, else nothing."""
+        for period in self.periods(limits):
+            if period.limit is not None and period.spent >= period.limit * _WARNING:
+                part = period.spent * 100 / period.limit
+                return (
+                    f"{part:.0f} % of the {period.name} budget of {period.limit} USD is spent"
+                    f" ({_usd(period.spent)}). It resets at {period.resets_at:%Y-%m-%d %H:%M} UTC."
+                )
+        return ""
+
+    def _room(self, limits: Limits) -> Decimal:
+        """What may be spent beyond what is in use; a lot where there is no limit."""
+        rooms = [period.room for period in self.periods(limits) if period.room is not None]
+        return max(Decimal(0), min(rooms, default=Decimal(10) ** 12))
+
+
+_WARNING = Decimal(str(config.BUDGET_WARNING))
 
 
 class BudgetLayer:
     """Holds a call's worst case before it goes on, and settles it afterwards."""
 
-    def __init__(self, budget: Budget, prices: PriceBook) -> None:
-        self._budget = budget
+    def __init__(self, prices: PriceBook) -> None:
         self._prices = prices
 
     def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
         """Pass the call on with its worst case held."""
-        if not self._budget.is_limited:
+        purse: Purse | None = call.purse
+        if purse is None:
             yield from proceed(call)
             return
         worst = self._worst_case(call)
-        self._budget.hold(worst)
+        purse.hold(worst)
         spent = Decimal(0)
         try:
             for event in proceed(call):
@@ -105,7 +221,7 @@ class BudgetLayer:
                 )
                 yield event
         finally:
-            self._budget.settle(worst, spent)
+            purse.settle(worst, spent)
 
     def _cost(self, completion: Completion, worst: Decimal) -> Decimal:
         cost = self._prices.cost(completion).usd

@@ -18,6 +18,7 @@ from decimal import Decimal
 
 from holysheep.engine import Engine
 from holysheep.errors import HolySheepError, InputError
+from holysheep.ledger import Invocation
 from holysheep.params import ChainParams, Step
 from holysheep.ports import Clock
 from holysheep.pricing import total_cost
@@ -86,6 +87,7 @@ class Chain:
         app_id: str | None = None,
         user_id: str | None = None,
         started_s: float | None = None,
+        invocation: Invocation | None = None,
     ) -> None:
         self.results: list[StepResult] = []
         self._engine = engine
@@ -93,6 +95,7 @@ class Chain:
         self._clock = clock
         self._app_id = app_id
         self._user_id = user_id
+        self._invocation = invocation or engine.local
         self._started_s = clock.monotonic() if started_s is None else started_s
         self._planned = _plan(params.steps)
         self._turns: list[tuple[str, str]] = []
@@ -196,6 +199,7 @@ class Chain:
             timeout_s=self._started_s + self._params.timeout_s - self._clock.monotonic(),
             stream=is_last,
             shows_reasoning=False,
+            invocation=self._invocation,
         )
         for delta in answer:
             if is_last:

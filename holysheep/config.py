@@ -124,6 +124,30 @@ BENCHMARK_DEADLINE_S = 300
 # Cost estimates: more tokens or requests than this is a slip of the keyboard.
 MAX_ESTIMATED = 1_000_000_000
 
+# Ledger. Of calls that overlap, one writes for all, so often.
+LEDGER_WRITE_S = 1.0
+# A storage that failed is left alone for so long, doubled for each time in a row.
+LEDGER_PAUSE_S = 1.0
+LEDGER_PAUSE_MAX_S = 60.0
+# What a call waits for an answer of the storage.
+STORE_TIMEOUT_S = 5
+# How often a process looks whether it is still in the day's index, and what others have spent on
+# the month's earlier days.
+LEDGER_ENTER_S = 10.0
+LEDGER_MONTH_S = 600.0
+# Putting past days together, when no invocation was open long enough for it.
+LEDGER_FOLD_AGAIN_S = 60.0
+# Rows that are kept apart: by a process on one day, of a folded day, of a whole month. A stored row
+# takes 20 to 40 bytes, so thirteen months stay well below 2 MB.
+LEDGER_PROCESS_ROWS = 1000
+LEDGER_DAY_ROWS = 300
+LEDGER_MONTH_ROWS = 1000
+LEDGER_MONTHS = 13
+# Workspaces whose ledger one process keeps at the same time.
+MAX_WORKSPACES = 1000
+# From this part of a budget on, a call is told how much is spent.
+BUDGET_WARNING = 0.8
+
 # Streaming to the host: each message costs it time, so a fast stream is sent in pieces.
 STREAM_PIECE_S = 0.05
 # No single host message above this many characters of text (the daemon cuts lines at 5 MB).

@@ -5,24 +5,26 @@ from decimal import Decimal
 from functools import partial
 
 from holysheep.breaker import BreakerLayer, BreakerRecheck, Breakers
-from holysheep.budget import Budget, BudgetLayer
+from holysheep.budget import BudgetLayer, Limits
 from holysheep.cache import AnswerCache, CacheFill, CacheLookup, key_of
 from holysheep.concurrency import ConcurrencyLayer
 from holysheep.config import MAX_CONNECTIONS, MIN_KEPT_ALIVE
 from holysheep.errors import HolySheepError
 from holysheep.fair import FairSemaphore
 from holysheep.fallback import FallbackLayer
+from holysheep.ledger import Invocation, Ledger
 from holysheep.limiter import RateLimiter
 from holysheep.pool import PooledTransport
-from holysheep.ports import Clock, Rng
-from holysheep.pricing import PriceBook
+from holysheep.ports import Clock, Rng, spawn_thread
+from holysheep.pricing import Cost, PriceBook
 from holysheep.quirks import Quirks
 from holysheep.ratelimit import PauseRecheck, RateLimitLayer
-from holysheep.result import ChatResult, build_result, empty_result
+from holysheep.result import ChatResult, build_result, empty_result, figures_of
 from holysheep.retry import RetryLayer
 from holysheep.settings import Settings
 from holysheep.singleflight import Flights, SingleFlightLayer
 from holysheep.structured import StructuredLayer, parse_answer
+from holysheep.tally import CACHED_STATES, Dimensions
 from holysheep.transport import ChatTransport
 from holysheep.types import (
     Call,
@@ -36,9 +38,15 @@ from holysheep.types import (
     Trace,
 )
 
+CANCELLED = "cancelled"
+"""The status of a call whose caller left before it had ended."""
+
 
 class CredentialState:
-    """What must outlive a call: connections, limits, spend, and calls under way."""
+    """What must outlive a call: connections, limits, and calls under way.
+
+    ``ledger`` counts the calls that belong to no workspace.
+    """
 
     def __init__(
         self, settings: Settings, *, answers: AnswerCache, breakers: Breakers, clock: Clock
@@ -48,7 +56,7 @@ class CredentialState:
             settings.requests_per_minute, settings.tokens_per_minute, clock=clock
         )
         self.slots = FairSemaphore(settings.max_concurrency, clock)
-        self.budget = Budget(settings.daily_budget_usd, settings.monthly_budget_usd, clock=clock)
+        self.ledger = Ledger(clock, spawn_thread)
         self.flights = Flights(clock)
         self.quirks = Quirks(clock)
         self.answers = answers
@@ -62,7 +70,7 @@ class CredentialState:
             and not self.slots.held
             and not self.pool.in_use
             and self.limiter.is_idle
-            and self.budget.is_idle
+            and self.ledger.is_idle
         )
 
     def resize(self, settings: Settings) -> None:
@@ -70,7 +78,6 @@ class CredentialState:
         self.pool.resize(**_connections(settings))
         self.limiter.resize(settings.requests_per_minute, settings.tokens_per_minute)
         self.slots.resize(settings.max_concurrency)
-        self.budget.resize(settings.daily_budget_usd, settings.monthly_budget_usd)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -85,15 +92,17 @@ class Engine:
     ) -> None:
         self.settings = settings
         self.transport = ChatTransport(settings, state.pool, state.quirks, clock)
-        self._clock = clock
-        self._prices = PriceBook(settings.price_overrides)
-        self._answer = stack(
+        self.clock = clock
+        self.prices = PriceBook(settings.price_overrides)
+        self.limits = Limits(settings.daily_budget_usd, settings.monthly_budget_usd)
+        self.local = state.ledger.invocation("library")
+        self.handler = stack(
             [
                 CacheLookup(state.answers, clock),
                 SingleFlightLayer(state.flights, key_of),
                 CacheFill(state.answers, clock),
                 StructuredLayer(),
-                BudgetLayer(state.budget, self._prices),
+                BudgetLayer(self.prices),
                 FallbackLayer(clock),
                 RetryLayer(clock, rng),
                 BreakerLayer(partial(state.breakers.get, settings.base_url)),
@@ -115,6 +124,7 @@ class Engine:
         shows_reasoning: bool = True,
         active_s: float | None = None,
         started_s: float | None = None,
+        invocation: Invocation | None = None,
     ) -> "Answer":
         """Begin a call that must have ended ``timeout_s`` seconds after ``started_s``.
 
@@ -122,10 +132,12 @@ class Engine:
         not to count. ``started_s`` is a point on the monotonic clock, ``None`` = now. Nothing is
         sent before the answer is iterated. ``stream`` says that somebody watches it arrive, and
         ``shows_reasoning`` that its reasoning is watched too: what was seen cannot be tried again.
-        The answer is the same either way.
+        The answer is the same either way. ``invocation`` says where the call is counted, ``None`` =
+        ``local``.
         """
         if started_s is None:
-            started_s = self._clock.monotonic()
+            started_s = self.clock.monotonic()
+        counted_by = invocation or self.local
         call = Call(
             request,
             policy,
@@ -134,48 +146,78 @@ class Engine:
             stream=stream,
             shows_reasoning=shows_reasoning,
             active_s=active_s,
+            purse=counted_by.purse(self.settings.fingerprint, self.limits) if self.limits else None,
         )
-        return Answer(call, self._answer, self._prices, self._clock, self.settings.api_key)
+        return Answer(self, call, counted_by)
 
     def cost(self, completion: Completion) -> Decimal | None:
         """What an answer cost in USD; ``None`` where nobody knows."""
-        return self._prices.cost(completion).usd
+        return self.prices.cost(completion).usd
 
 
 class Answer:
     """An answer as it arrives. Iterate it once; ``result`` is there when it has ended."""
 
-    def __init__(
-        self, call: Call, handler: Handler, prices: PriceBook, clock: Clock, secret: str
-    ) -> None:
+    def __init__(self, engine: Engine, call: Call, counted_by: Invocation) -> None:
+        self._engine = engine
         self._call = call
-        self._handler = handler
-        self._prices = prices
-        self._clock = clock
-        self._secret = secret
+        self._counted_by = counted_by
         self._result: ChatResult | None = None
 
     def __iter__(self) -> Iterator[Delta]:
         """The pieces of the first choice. Raises the errors of ``holysheep.errors``."""
-        trace = self._call.trace
+        engine, trace = self._engine, self._call.trace
+        completion: Completion | None = None
+        status = CANCELLED
         try:
-            for event in self._handler(self._call):
+            for event in engine.handler(self._call):
                 if trace.ttft_s is None:
-                    trace.ttft_s = self._clock.monotonic() - trace.started_s
+                    trace.ttft_s = engine.clock.monotonic() - trace.started_s
                 if isinstance(event, Completed):
                     completion = event.completion
+                    status = "ok"
                 elif event.index == 0:
                     yield event
         except HolySheepError as error:
+            status = error.error_type
+            completion = error.unusable
             error.attempts = trace.attempts
-            error.conceal(self._secret)
+            error.conceal(engine.settings.api_key)
             raise
+        finally:
+            ended_s = engine.clock.monotonic()
+            cost = engine.prices.cost(completion) if completion else Cost(Decimal(0), "none")
+            shared = status != "ok" and trace.cache in CACHED_STATES
+            self._count(status, None if shared else completion, cost, ended_s)
+        if completion is None:
+            raise TypeError("a call ended without Completed")
         schema = self._call.policy.answer_schema
         structured = None
         if schema is not None and not completion.first.tool_calls:
             structured = parse_answer(completion.first.text)
-        cost = self._prices.cost(completion)
-        self._result = build_result(completion, structured, cost, trace, self._clock.monotonic())
+        warning = ""
+        if engine.limits:
+            warning = self._counted_by.ledger.warning(engine.settings.fingerprint, engine.limits)
+        self._result = build_result(completion, structured, cost, trace, ended_s, warning)
+
+    def _count(
+        self, status: str, completion: Completion | None, cost: Cost, ended_s: float
+    ) -> None:
+        """Enter the call in the ledger, however it has ended."""
+        trace = self._call.trace
+        asked = trace.fallback_from or self._call.request.model
+        dimensions = Dimensions(
+            credential=self._engine.settings.fingerprint,
+            asked=asked,
+            served=completion.model if completion else asked,
+            status=status,
+            cache=trace.cache,
+        )
+        figures = figures_of(completion, cost.usd, trace, ended_s)
+        if self._call.purse is None and figures.cost_usd:
+            # A limit may be set later, and then counts what was spent before.
+            self._counted_by.ledger.settle(dimensions.credential, Decimal(0), figures.cost_usd)
+        self._counted_by.add(dimensions, figures)
 
     @property
     def result(self) -> ChatResult:
@@ -192,7 +234,7 @@ class Answer:
 
     def failure(self) -> ChatResult:
         """An empty outcome with what happened until now, for a call that has failed."""
-        return empty_result(self._call.trace, self._clock.monotonic())
+        return empty_result(self._call.trace, self._engine.clock.monotonic())
 
 
 def stack(layers: Sequence[Layer], bottom: Handler) -> Handler:

@@ -12,6 +12,7 @@ from holysheep import config
 from holysheep.breaker import Breakers
 from holysheep.cache import MemoryCache
 from holysheep.engine import CredentialState, Engine
+from holysheep.ledger import Ledgers
 from holysheep.ports import Clock, Rng, SystemClock, system_rng
 from holysheep.settings import Settings
 
@@ -33,6 +34,7 @@ class Registry:
         self._kept: OrderedDict[str, tuple[CredentialState, Engine]] = OrderedDict()
         self.cache = MemoryCache(self.clock)
         self.breakers = Breakers(self.clock)
+        self.ledgers = Ledgers(self.clock)
 
     def __len__(self) -> int:
         return len(self._kept)

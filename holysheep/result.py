@@ -6,9 +6,8 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from holysheep.pricing import Cost, PriceSource
+from holysheep.tally import CACHED_STATES, Figures, exact_usd, latency_class
 from holysheep.types import CacheState, Completion, JsonObject, Trace
-
-_NOT_CALLED: tuple[CacheState, ...] = ("hit", "stale", "coalesced")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,7 @@ class Meta:
     """What happened on the way. Spans are milliseconds; ``None`` = did not happen.
 
     ``left_out`` names the parameters that were not sent because the model refuses them.
+    ``budget_warning`` is a sentence where most of a budget is spent.
     """
 
     cache: CacheState
@@ -59,6 +59,7 @@ class Meta:
     request_id: str | None
     fallback_from: str | None
     left_out: tuple[str, ...] = ()
+    budget_warning: str = ""
     backend: Literal["local"] = "local"
 
     def to_json(self) -> JsonObject:
@@ -72,6 +73,7 @@ class Meta:
             "request_id": self.request_id,
             "fallback_from": self.fallback_from,
             "left_out": list(self.left_out),
+            "budget_warning": self.budget_warning,
             "backend": self.backend,
         }
 
@@ -117,12 +119,17 @@ class ChatResult:
 
 
 def build_result(
-    completion: Completion, structured: Any, cost: Cost, trace: Trace, ended_s: float
+    completion: Completion,
+    structured: Any,
+    cost: Cost,
+    trace: Trace,
+    ended_s: float,
+    budget_warning: str = "",
 ) -> ChatResult:
     """The result of a call that ended at ``ended_s`` (monotonic)."""
     choice = completion.first
     usage = completion.total_usage
-    cached = trace.cache in _NOT_CALLED
+    cached = trace.cache in CACHED_STATES
     own_cost = Decimal(0) if cached else cost.usd
     return ChatResult(
         text=choice.text,
@@ -148,7 +155,11 @@ def build_result(
             estimated=usage.estimated,
         ),
         meta=_meta(
-            trace, completion.request_id, completion.fallback_from, left_out=completion.left_out
+            trace,
+            completion.request_id,
+            completion.fallback_from,
+            left_out=completion.left_out,
+            budget_warning=budget_warning,
         ),
     )
 
@@ -181,12 +192,40 @@ def empty_result(trace: Trace, ended_s: float) -> ChatResult:
     )
 
 
+def figures_of(
+    completion: Completion | None, cost_usd: Decimal | None, trace: Trace, ended_s: float
+) -> Figures:
+    """What a call is counted as; ``completion`` is what upstream has made for it, usable or not."""
+    latency_ms = _ms(ended_s - trace.started_s)
+    figures = Figures(
+        requests=1,
+        upstream_calls=trace.attempts,
+        latency_us=round(latency_ms * 1000),
+        classes={latency_class(latency_ms): 1},
+    )
+    if completion is None:
+        return figures
+    if trace.cache in CACHED_STATES:
+        figures.saved_usd = exact_usd(cost_usd)
+        return figures
+    usage = completion.total_usage
+    figures.prompt_tokens = usage.prompt_tokens
+    figures.completion_tokens = usage.completion_tokens
+    figures.cached_tokens = usage.cached_tokens
+    figures.cache_write_tokens = usage.cache_write_tokens
+    figures.reasoning_tokens = usage.reasoning_tokens
+    figures.cost_usd = exact_usd(cost_usd)
+    figures.unpriced = int(cost_usd is None)
+    return figures
+
+
 def _meta(
     trace: Trace,
     request_id: str | None,
     fallback_from: str | None,
     *,
     left_out: tuple[str, ...] = (),
+    budget_warning: str = "",
 ) -> Meta:
     return Meta(
         cache=trace.cache,
@@ -197,6 +236,7 @@ def _meta(
         request_id=request_id,
         fallback_from=fallback_from,
         left_out=left_out,
+        budget_warning=budget_warning,
     )
 
 

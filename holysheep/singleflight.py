@@ -22,7 +22,7 @@ from holysheep.errors import (
 )
 from holysheep.ports import Clock
 from holysheep.streams import hang_up
-from holysheep.types import Call, Event, Handler
+from holysheep.types import Call, Completed, Event, Handler
 
 
 class Flight:
@@ -39,12 +39,20 @@ class Flight:
         self._ended = False
         self._pulling = False
         self._led = True
+        self._heir: object = None
         self._members: list[object] = []
 
     @property
     def is_over(self) -> bool:
         """Whether no more events will come."""
         return self._ended or self._lost or self._failure is not None
+
+    def is_heir(self, member: object) -> bool:
+        """Whether a member has got the end of the answer from upstream after the leader had left.
+
+        The call is then this member's: somebody has to answer for what it cost.
+        """
+        return self._heir is member
 
     @property
     def is_joinable(self) -> bool:
@@ -69,21 +77,23 @@ class Flight:
         """Hang up on upstream, if it is still answering."""
         hang_up(self._source)
 
-    def events(self, deadline_s: float, *, leads: bool) -> Iterator[Event]:
+    def events(self, member: object, deadline_s: float, *, leads: bool) -> Iterator[Event]:
         """All events for one member, from the first on.
 
         Raises the flight's failure, ``SharedAnswerLate`` at the member's own deadline, or
         ``_StartAnew`` where the member should try for itself.
         """
         position = 0
-        while self._await_event(position, deadline_s, leads=leads):
+        while self._await_event(position, member, deadline_s, leads=leads):
             yield self._events[position]
             position += 1
 
-    def _await_event(self, position: int, deadline_s: float, *, leads: bool) -> bool:
+    def _await_event(
+        self, position: int, member: object, deadline_s: float, *, leads: bool
+    ) -> bool:
         """Wait for, or pull, event number ``position``; False when the answer has ended."""
         if self._may_pull(position, deadline_s, leads=leads):
-            self._pull()
+            self._pull(member)
         if position < len(self._events):
             return True
         if self._failure is None and not self._lost:
@@ -113,7 +123,7 @@ class Flight:
                 self._changed.wait(left)
             return False
 
-    def _pull(self) -> None:
+    def _pull(self, member: object) -> None:
         """Take the next event from upstream."""
         try:
             event = next(self._source, None)
@@ -121,6 +131,8 @@ class Flight:
                 self._ended = True
             else:
                 self._events.append(event)
+                if isinstance(event, Completed) and not self._led:
+                    self._heir = member
         except HolySheepError as error:
             self._failure = error
         except BaseException:
@@ -215,7 +227,9 @@ class SingleFlightLayer:
             flight, leads = self._flights.board(key, member, lambda: proceed(call), call.ends_s)
             call.trace.cache = planned if leads else "coalesced"
             try:
-                yield from flight.events(call.deadline_s, leads=leads)
+                yield from flight.events(member, call.deadline_s, leads=leads)
+                if flight.is_heir(member):
+                    call.trace.cache = planned
             except _StartAnew:
                 again = True
             finally:

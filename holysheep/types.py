@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from holysheep.jsontext import whole_characters
 
@@ -104,6 +104,18 @@ class Trace:
     breaker_epoch: int = 0
 
 
+class Purse(Protocol):
+    """What a call spends from, where it has a limit."""
+
+    def hold(self, worst_usd: Decimal, /) -> None:
+        """Set the most that a call may cost aside. Raises ``BudgetExceeded``."""
+        ...
+
+    def settle(self, held_usd: Decimal, spent_usd: Decimal, /) -> None:
+        """Replace what was set aside by what the call has cost."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request on its way down.
@@ -113,7 +125,8 @@ class Call:
     the credential's own limits; ``None`` = the deadline alone counts. ``share_s`` is how much of
     that time may pass until the first byte of an answer, so that some is left for another model;
     ``None`` = all. ``stream`` says whether somebody watches the answer arrive,
-    ``shows_reasoning`` whether its reasoning too.
+    ``shows_reasoning`` whether its reasoning too. ``purse`` is what it spends from, ``None`` where
+    there is no limit.
     """
 
     request: ChatRequest
@@ -124,6 +137,7 @@ class Call:
     shows_reasoning: bool = True
     active_s: float | None = None
     share_s: float | None = None
+    purse: Purse | None = None
 
     @property
     def ends_s(self) -> float:

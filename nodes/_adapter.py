@@ -43,6 +43,7 @@ from holysheep.errors import (
     SettingsError,
     TimedOut,
 )
+from holysheep.ledger import Invocation
 from holysheep.media import Image, fetch_file, image_from_bytes
 from holysheep.pacing import paced_text
 from holysheep.ports import Clock
@@ -50,6 +51,7 @@ from holysheep.registry import shared_registry
 from holysheep.results import pieces_of
 from holysheep.settings import parse_settings
 from holysheep.types import Delta
+from nodes._storage import HostStore, Workspaces
 
 Messages = Generator[ToolInvokeMessage, None, None]
 
@@ -83,6 +85,27 @@ MAX_FILE_PIECE_BYTES = 8192
 def engine_of(tool: Tool) -> Engine:
     """The engine of the credential that a tool was invoked with. Raises ``SettingsError``."""
     return shared_registry().engine(parse_settings(tool.runtime.credentials))
+
+
+@contextmanager
+def invocation(tool: Tool, node: str, *, lasts: bool = False) -> Iterator[Invocation]:
+    """Where the calls of an invocation are counted; to be left when its outputs are out.
+
+    ``lasts`` says that it goes on after its first call.
+    """
+    session = tool.session
+    store = HostStore(session)
+    registry = shared_registry()
+    # Apps and end users belong to one workspace; where neither is known, the storage is asked.
+    workspace = _workspaces().of(session.app_id or "", store)
+    ledger = registry.ledgers.of(workspace, spawn)
+    with ledger.invocation(node, app=session.app_id or "", store=store, lasts=lasts) as opened:
+        yield opened
+
+
+@cache
+def _workspaces() -> Workspaces:
+    return Workspaces()
 
 
 def clock() -> Clock:

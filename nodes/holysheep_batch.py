@@ -26,7 +26,11 @@ class HolySheepBatchNode(Tool):
 
     def _invoke(self, tool_parameters: dict[str, Any]) -> _adapter.Messages:
         started_s = _adapter.clock().monotonic()
-        with _adapter.host_errors(self), tempfile.TemporaryDirectory(prefix="holysheep-") as folder:
+        with (
+            _adapter.host_errors(self),
+            _adapter.invocation(self, "batch", lasts=True) as invocation,
+            tempfile.TemporaryDirectory(prefix="holysheep-") as folder,
+        ):
             engine = _adapter.engine_of(self)
             raw = dict(tool_parameters)
             file = raw.pop("file", None)
@@ -44,6 +48,7 @@ class HolySheepBatchNode(Tool):
                 app_id=self.session.app_id,
                 user_id=self.runtime.user_id,
                 started_s=started_s,
+                invocation=invocation,
             )
             inline = _Inline(params.options.max_inline_results)
             written = _file_for(params, Path(folder))

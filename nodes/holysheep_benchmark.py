@@ -16,7 +16,10 @@ class HolySheepBenchmarkNode(Tool):
 
     def _invoke(self, tool_parameters: dict[str, Any]) -> _adapter.Messages:
         started_s = _adapter.clock().monotonic()
-        with _adapter.host_errors(self):
+        with (
+            _adapter.host_errors(self),
+            _adapter.invocation(self, "benchmark", lasts=True) as invocation,
+        ):
             engine = _adapter.engine_of(self)
             given = chosen(tool_parameters, default_model=engine.settings.default_model)
             benchmark = Benchmark(
@@ -25,6 +28,7 @@ class HolySheepBenchmarkNode(Tool):
                 clock=_adapter.clock(),
                 spawn=_adapter.spawn,
                 started_s=started_s,
+                invocation=invocation,
             )
             benchmark.run()
             benchmark.raise_if_nothing_was_answered()

@@ -15,7 +15,10 @@ class HolySheepChainNode(Tool):
 
     def _invoke(self, tool_parameters: dict[str, Any]) -> _adapter.Messages:
         started_s = _adapter.clock().monotonic()
-        with _adapter.host_errors(self):
+        with (
+            _adapter.host_errors(self),
+            _adapter.invocation(self, "chain", lasts=True) as invocation,
+        ):
             engine = _adapter.engine_of(self)
             given = chosen(tool_parameters, default_model=engine.settings.default_model)
             chain = Chain(
@@ -25,6 +28,7 @@ class HolySheepChainNode(Tool):
                 app_id=self.session.app_id,
                 user_id=self.runtime.user_id,
                 started_s=started_s,
+                invocation=invocation,
             )
             shown = ""
             for piece in _adapter.paced(chain):

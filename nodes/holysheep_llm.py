@@ -6,6 +6,7 @@ from dify_plugin import Tool
 
 from holysheep.engine import Answer
 from holysheep.errors import HolySheepError
+from holysheep.ledger import Invocation
 from holysheep.params import ChatParams, parse_call
 from holysheep.result import ChatResult
 from nodes import _adapter
@@ -16,8 +17,8 @@ class HolySheepLLMNode(Tool):
 
     def _invoke(self, tool_parameters: dict[str, Any]) -> _adapter.Messages:
         started_s = _adapter.clock().monotonic()
-        with _adapter.host_errors(self):
-            params, answer = self._ask(tool_parameters, started_s)
+        with _adapter.host_errors(self), _adapter.invocation(self, "llm") as invocation:
+            params, answer = self._ask(tool_parameters, started_s, invocation)
             try:
                 yield from self._text(params, answer)
                 result, error = answer.result, None
@@ -27,7 +28,9 @@ class HolySheepLLMNode(Tool):
                 result, error = answer.failure(), failure
             yield from self._outputs(result, error)
 
-    def _ask(self, raw: dict[str, Any], started_s: float) -> tuple[ChatParams, Answer]:
+    def _ask(
+        self, raw: dict[str, Any], started_s: float, invocation: Invocation
+    ) -> tuple[ChatParams, Answer]:
         engine = _adapter.engine_of(self)
         files = raw.pop("files", None)
         params, conversation, request = parse_call(raw, default_model=engine.settings.default_model)
@@ -41,6 +44,7 @@ class HolySheepLLMNode(Tool):
             stream=params.answer_schema is None,
             shows_reasoning=False,
             started_s=started_s,
+            invocation=invocation,
         )
         return params, answer
 

@@ -1,0 +1,344 @@
+"""Where the usage of a workspace lies in its storage: by day and process, then by month.
+
+Each process writes a document of its own for each day (``DayDoc``), whole, from memory, so that no
+write can lose what another process has counted. The day's index names the processes; it is the one
+value that several change, and each looks whether it is still in it.
+
+A day is *frozen* when the next one is over: then nobody writes its documents any more. Frozen days
+are folded into the document of their month. Whoever folds one comes to the same result, so it does
+no harm to do it twice, or to lose it and do it again; the documents of a day are deleted on a later
+day, when the month was seen to contain it. Months before the last one keep their sums without the
+days, and after thirteen months nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any, Self
+
+from holysheep import config
+from holysheep.store import Store, pack, unpack
+from holysheep.tally import Tally, stored_usd
+from holysheep.types import JsonObject
+
+_ROOT = "usage/1"
+_FOLDED_KEY = f"{_ROOT}/folded"
+_DAY = timedelta(days=1)
+_FROZEN_AFTER = 2 * _DAY
+_AGAIN = 3 * _DAY
+"""How many of the days that were folded last are looked at again."""
+_FIRST_TIME = 62 * _DAY
+"""How far back to look for days where nobody knows which were folded."""
+
+
+@dataclass(slots=True)
+class DayDoc:
+    """What was counted on one day: requests, and for budgets the most that was spent.
+
+    ``spent`` is by credential, in USD, what was set aside for calls under way included. ``damaged``
+    counts the documents that could not be read.
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    spent: dict[str, Decimal] = field(default_factory=dict)
+    damaged: int = 0
+
+    def __iadd__(self, other: "DayDoc") -> Self:
+        self.tally += other.tally
+        for credential, amount in other.spent.items():
+            self.spent[credential] = self.spent.get(credential, Decimal(0)) + amount
+        self.damaged += other.damaged
+        return self
+
+    def to_json(self) -> JsonObject:
+        """As a JSON object."""
+        return {
+            "rows": self.tally.to_json(),
+            "spent": {name: str(amount) for name, amount in self.spent.items()},
+            "damaged": self.damaged,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "DayDoc":
+        """What ``to_json`` has made. Raises ``ValueError`` for anything else."""
+        match value:
+            case {"rows": rows, "spent": spent, "damaged": int(damaged)}:
+                return cls(Tally.from_json(rows), _spent(spent), damaged)
+            case _:
+                raise ValueError("a day is damaged")
+
+
+def _spent(value: Any) -> dict[str, Decimal]:
+    if not isinstance(value, dict):
+        raise ValueError("what was spent is damaged")
+    return {credential: stored_usd(amount) for credential, amount in value.items()}
+
+
+def write_day(store: Store, day: date, process: str, doc: DayDoc) -> None:
+    """Store what a process has counted on a day, in place of what it had stored before."""
+    store.write(_doc_key(day, process), pack(doc.to_json()))
+
+
+def enter(store: Store, day: date, process: str) -> bool:
+    """Make sure that the day's index names ``process``; whether it had to be entered.
+
+    Two that enter at the same moment may undo each other, so this is to be called again.
+    """
+    index = _index(store, day)
+    if process in index.processes:
+        return False
+    index.processes.append(process)
+    store.write(_index_key(day), pack(asdict(index)))
+    return True
+
+
+def read_spent(store: Store, day: date, *, without: str) -> dict[str, Decimal]:
+    """What all processes but one have claimed on a day, by credential, as far as it is readable."""
+    whole: dict[str, Decimal] = {}
+    for process in _index(store, day).processes:
+        packed = store.read(_doc_key(day, process)) if process != without else None
+        if packed is None:
+            continue
+        try:
+            spent = _spent(unpack(packed).get("spent"))
+        except ValueError:
+            continue
+        for credential, amount in spent.items():
+            whole[credential] = whole.get(credential, Decimal(0)) + amount
+    return whole
+
+
+def read_day(store: Store, day: date, *, without: str = "") -> DayDoc:
+    """What all processes but one have counted on a day that is not folded yet."""
+    index = _index(store, day)
+    whole = DayDoc(damaged=index.damaged)
+    for process in index.processes:
+        if process != without:
+            whole += _read_doc(store, _doc_key(day, process))
+    return whole
+
+
+@dataclass(slots=True)
+class _FoldedDay:
+    doc: DayDoc
+    folded_on: date
+
+
+@dataclass(slots=True)
+class _Month:
+    """A month's document: its days, and the sums of those that are kept no longer."""
+
+    days: dict[date, _FoldedDay] = field(default_factory=dict)
+    rest: DayDoc = field(default_factory=DayDoc)
+
+    def to_json(self) -> JsonObject:
+        return {
+            "days": {
+                day.isoformat(): {**folded.doc.to_json(), "folded_on": folded.folded_on.isoformat()}
+                for day, folded in self.days.items()
+            },
+            "rest": self.rest.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: JsonObject) -> "_Month":
+        match value:
+            case {"days": dict(days), "rest": rest}:
+                return cls(dict(map(_folded_day, days.items())), DayDoc.from_json(rest))
+            case _:
+                raise ValueError("a month is damaged")
+
+
+def _folded_day(item: tuple[str, Any]) -> tuple[date, _FoldedDay]:
+    day, value = item
+    match value:
+        case {"folded_on": str(folded_on)}:
+            folded = _FoldedDay(DayDoc.from_json(value), date.fromisoformat(folded_on))
+            return date.fromisoformat(day), folded
+        case _:
+            raise ValueError("a day of a month is damaged")
+
+
+class Archive:
+    """Reads days, each month's document once. Not for long: it does not see what changes."""
+
+    def __init__(self, store: Store, today: date) -> None:
+        self._store = store
+        self._today = today
+        self._months: dict[str, _Month | None] = {}
+        self._looked_at: date | None = None
+
+    def is_folded(self, day: date) -> bool:
+        """Whether a day is in its month's document, with what every process has counted."""
+        month = self._month(day)
+        return month is not None and day in month.days
+
+    def day(self, day: date, *, without: str = "") -> DayDoc:
+        """What was counted on a day: all of it if folded, else all but one process's part.
+
+        Raises ``StoreError``. What is damaged is counted in ``damaged``.
+        """
+        month = self._month(day)
+        if month is not None and day in month.days:
+            return month.days[day].doc
+        if self._looked_at is None:
+            # Where nothing was ever folded there are the last days, or nothing.
+            folded = _folded_through(self._store) or self._today - _FROZEN_AFTER
+            self._looked_at = folded - _AGAIN
+        if day <= self._looked_at:
+            return DayDoc(damaged=1 if month is None else month.rest.damaged)
+        return read_day(self._store, day, without=without)
+
+    def _month(self, day: date) -> _Month | None:
+        """The month of a day; ``None`` where it is damaged."""
+        key = _month_key(day)
+        if key not in self._months:
+            self._months[key] = _read_month(self._store, key)
+        return self._months[key]
+
+
+def fold(store: Store, today: date) -> None:
+    """Fold frozen days into their months, delete what is not needed any more.
+
+    Raises ``StoreError``; what was done until then stays done, and the rest is done the next time.
+    """
+    through = _folded_through(store)
+    first = through - _AGAIN if through is not None else today - _FIRST_TIME
+    last = today - _FROZEN_AFTER
+    months: dict[str, _Month] = {}
+    for day in _days(first, last):
+        key = _month_key(day)
+        if key not in months:
+            # Damaged means lost: the month begins anew, and says so in each day that is folded.
+            months[key] = _read_month(store, key) or _Month(rest=DayDoc(damaged=1))
+        folded = months[key].days.get(day)
+        if folded is not None and folded.folded_on >= today:
+            continue
+        if not store.has(_index_key(day)):
+            continue
+        if folded is not None:
+            _delete_day(store, day)
+            continue
+        doc = read_day(store, day)
+        doc.tally = doc.tally.bounded(config.LEDGER_DAY_ROWS)
+        months[key].days[day] = _FoldedDay(doc, today)
+        store.write(key, pack(months[key].to_json()))
+    if through is None or through < last:
+        if through is None or through.month != today.month:
+            _put_away(store, through or first, today)
+        store.write(_FOLDED_KEY, last.isoformat().encode())
+
+
+def _put_away(store: Store, since: date, today: date) -> None:
+    """Drop the days of months before the last one, and months that are too old."""
+    for back in range(2, config.LEDGER_MONTHS + 4):
+        first = _months_before(today, back)
+        key = _month_key(first)
+        if back > config.LEDGER_MONTHS:
+            if store.has(key):
+                store.delete(key)
+            continue
+        if first < _months_before(since, 3):
+            continue
+        month = _read_month(store, key)
+        if month is None or not month.days:
+            continue
+        for folded in month.days.values():
+            month.rest += folded.doc
+        month.rest.tally = month.rest.tally.bounded(config.LEDGER_MONTH_ROWS)
+        month.days.clear()
+        store.write(key, pack(month.to_json()))
+
+
+def _delete_day(store: Store, day: date) -> None:
+    for process in _index(store, day).processes:
+        key = _doc_key(day, process)
+        if store.has(key):
+            store.delete(key)
+    store.delete(_index_key(day))
+
+
+def _read_doc(store: Store, key: str) -> DayDoc:
+    packed = store.read(key)
+    if packed is None:
+        # Entered, but not written: that comes with its next write.
+        return DayDoc()
+    try:
+        return DayDoc.from_json(unpack(packed))
+    except ValueError:
+        return DayDoc(damaged=1)
+
+
+def _read_month(store: Store, key: str) -> _Month | None:
+    packed = store.read(key)
+    if packed is None:
+        return _Month()
+    try:
+        return _Month.from_json(unpack(packed))
+    except ValueError:
+        return None
+
+
+@dataclass(slots=True)
+class _Index:
+    """The processes that have counted something on a day, and how often that list was lost."""
+
+    processes: list[str] = field(default_factory=list)
+    damaged: int = 0
+
+
+def _index(store: Store, day: date) -> _Index:
+    """A day's index. A damaged one is begun anew: those who still write enter themselves again."""
+    packed = store.read(_index_key(day))
+    if packed is None:
+        return _Index()
+    try:
+        value = unpack(packed)
+    except ValueError:
+        return _Index(damaged=1)
+    match value:
+        case {"processes": list(processes), "damaged": int(damaged)} if all(
+            map(_is_process, processes)
+        ):
+            return _Index(processes, damaged)
+        case _:
+            return _Index(damaged=1)
+
+
+def _is_process(value: Any) -> bool:
+    return isinstance(value, str) and value.isalnum() and len(value) <= 64
+
+
+def _folded_through(store: Store) -> date | None:
+    """The last day that was folded; ``None`` = nobody knows."""
+    stored = store.read(_FOLDED_KEY)
+    try:
+        return date.fromisoformat(stored.decode()) if stored else None
+    except ValueError:
+        return None
+
+
+def _days(first: date, last: date) -> Iterator[date]:
+    day = first
+    while day <= last:
+        yield day
+        day += _DAY
+
+
+def _months_before(day: date, months: int) -> date:
+    """The first day of the month so many months before that of ``day``."""
+    number = day.year * 12 + day.month - 1 - months
+    return date(number // 12, number % 12 + 1, 1)
+
+
+def _index_key(day: date) -> str:
+    return f"{_ROOT}/{day.isoformat()}/index"
+
+
+def _doc_key(day: date, process: str) -> str:
+    return f"{_ROOT}/{day.isoformat()}/{process}"
+
+
+def _month_key(day: date) -> str:
+    return f"{_ROOT}/{day:%Y-%m}"
