@@ -41,6 +41,7 @@ from holysheep.errors import (
 from holysheep.result import ChatResult, Meta, UsageReport
 from holysheep.results import RowResult
 from holysheep.types import Delta
+from holysheep.usage import Usage, UsageRow
 
 __version__ = config.VERSION
 
@@ -76,6 +77,8 @@ __all__ = [
     "TransientConflict",
     "UnknownModel",
     "UpstreamError",
+    "Usage",
     "UsageReport",
+    "UsageRow",
     "__version__",
 ]

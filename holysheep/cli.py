@@ -30,13 +30,15 @@ from holysheep.cli_support import (
 from holysheep.client import BatchResults
 from holysheep.errors import InputError
 from holysheep.estimate import estimate
-from holysheep.filebatch import FileBatch, WriteFailed, read_rows
-from holysheep.params import CostParams
+from holysheep.filebatch import FileBatch, WriteFailed, content_of, read_rows
+from holysheep.jsontext import parse_json
+from holysheep.params import CostParams, UsageParams
 from holysheep.ports import SystemClock
 from holysheep.pricing import PriceBook, parse_overrides
-from holysheep.reading import parsed, set_values
-from holysheep.report import batch_report, benchmark_report, cost_report
+from holysheep.reading import parse_literal, parsed, set_values
+from holysheep.report import batch_report, benchmark_report, cost_report, usage_report
 from holysheep.template import Template
+from holysheep.usage import Usage
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -257,3 +259,28 @@ def benchmark(base_url: str, api_key: str | None, prompt: str | None, **params: 
                 bar.update(done - bar.pos)
         run.raise_if_nothing_was_answered()
         say(benchmark_report(run))
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--group-by", help="model (default), day, app, node or status.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+@reports_errors
+def usage(file: Path, group_by: str | None, as_json: bool) -> None:
+    """Show FILE, an export of the usage node ("-" = stdin). Makes no call and needs no key."""
+    group = parsed(UsageParams, set_values({"group_by": group_by})).group_by
+    text = standard_input() if str(file) == "-" else content_of(file).decode("utf-8-sig")
+    found = Usage.from_json(_exported(text))
+    if as_json:
+        say(json.dumps([row.to_json() for row in found.rows[group]], ensure_ascii=False))
+    else:
+        say(usage_report(found, group, draws=False))
+
+
+def _exported(text: str) -> Any:
+    """The document of an export as Dify hands it on: in a list, in a text as Python spells it."""
+    try:
+        value = parse_json(text)
+    except ValueError:
+        value = parse_literal(text)
+    return value[0] if isinstance(value, list) and len(value) == 1 else value

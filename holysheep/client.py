@@ -20,6 +20,7 @@ from holysheep.params import (
     BenchmarkParams,
     ChainParams,
     ChatParams,
+    UsageParams,
     parse_messages,
 )
 from holysheep.ports import SystemClock, spawn_thread
@@ -31,6 +32,7 @@ from holysheep.rows import Row, Rows, rows_of_items
 from holysheep.settings import FIELDS, parse_settings
 from holysheep.template import Template
 from holysheep.types import Delta, JsonObject
+from holysheep.usage import Usage, read_usage
 
 API_KEY_VARIABLE = "HOLYSHEEP_API_KEY"
 BASE_URL_VARIABLE = "HOLYSHEEP_BASE_URL"
@@ -202,6 +204,21 @@ class Client:
         """
         parameters = self._parsed(BenchmarkParams, None, params)
         return Benchmark(self._engine, parameters, clock=self._clock, spawn=spawn_thread)
+
+    def usage(self, period: str = "today") -> Usage:
+        """What the calls of this client came to since it was made.
+
+        ``period`` is ``today``, ``yesterday``, ``last_7_days``, ``last_30_days`` or ``this_month``,
+        in UTC days. Raises ``InputError`` for any other.
+        """
+        parameters = self._parsed(UsageParams, None, {"period": period})
+        return read_usage(
+            self._engine.local.ledger,
+            parameters.period,
+            self._clock,
+            credential=self._settings,
+            is_stored=False,
+        )
 
     def models(self) -> list[str]:
         """The ids of the models that the gateway offers to this key."""

@@ -25,7 +25,7 @@ class WriteFailed(Exception):
 
 def read_rows(path: Path) -> Rows:
     """The rows of an input file, however large. Raises ``InputError``."""
-    return rows_of_file(_content(path), path.name, is_limited=False)
+    return rows_of_file(content_of(path), path.name, is_limited=False)
 
 
 class FileBatch:
@@ -98,7 +98,8 @@ def _format(path: Path) -> FileFormat:
     raise InputError(f"The name of the output must end in .jsonl or .csv, got {path}.")
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
+    """What a file holds. Raises ``InputError``."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -127,7 +128,7 @@ def _found_in(files: list[Path]) -> list[RowResult]:
 def _results_in(path: Path) -> Iterator[RowResult]:
     if not path.is_file():
         raise InputError(f"{path} is no regular file.")
-    content = _whole_lines(_content(path), _format(path))
+    content = _whole_lines(content_of(path), _format(path))
     if not content.strip():
         return
     for row in rows_of_file(content, path.name, is_limited=False):

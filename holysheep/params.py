@@ -118,6 +118,11 @@ Schema = Annotated[JsonObject | None, BeforeValidator(_schema)]
 Tools = Annotated[list[JsonObject] | None, BeforeValidator(_tools)]
 _READ_OPTIONS = BeforeValidator(_options)
 
+UsagePeriod = Literal["today", "yesterday", "last_7_days", "last_30_days", "this_month"]
+"""Spans of UTC days; those that are so many days long include today."""
+UsageGroup = Literal["model", "day", "app", "node", "status"]
+"""By what requests are told apart; the model is the one that was served."""
+
 
 class Conversation(BaseModel):
     """What a node sends: a system prompt, earlier messages, and a query."""
@@ -361,6 +366,15 @@ class CostParams(BaseModel):
     cached_tokens: Tokens = 0
     requests: Whole = Field(default=1, ge=1, le=config.MAX_ESTIMATED)
     cache_hit_rate: Number = Field(default=0, ge=0, le=1)
+
+
+class UsageParams(BaseModel):
+    """Which usage to report, and by what its rows are told apart."""
+
+    model_config = ConfigDict(defer_build=True, frozen=True)
+
+    period: UsagePeriod = "today"
+    group_by: UsageGroup = "model"
 
 
 _SHARED = {"model", "temperature", "max_tokens", "cache", "fallback_models"}

@@ -1,14 +1,24 @@
-"""What a batch, a benchmark or an estimate has found, in Markdown for people."""
+"""What a batch, a benchmark, an estimate or the ledger has found, in Markdown for people."""
 
+import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 from holysheep.batch import Batch
 from holysheep.benchmark import Benchmark
 from holysheep.estimate import Estimate
+from holysheep.params import UsageGroup
+from holysheep.result import usd_number
 from holysheep.stats import LatencySummary
-from holysheep.wording import span
+from holysheep.usage import BudgetStatus, Usage, UsageRow
+from holysheep.wording import shortened, span
+
+_TABLE_ROWS = 50
+_CHART_BARS = 20
+"""More can be read in ``rows``, but not at a glance."""
 
 WAY_ON = "Give {files} to the node as its file, one at a time, to ask for the missing rows only."
 
@@ -109,6 +119,113 @@ def cost_report(found: Estimate) -> str:
     return ("\n".join(lines) + "\n\n" if found.rows else "") + " ".join(notes)
 
 
+def usage_report(usage: Usage, group: UsageGroup, *, draws: bool = True) -> str:
+    """A table by ``group``, a chart of it, and what the figures come to.
+
+    ``draws`` says that whoever shows it draws ECharts blocks, as Dify does.
+    """
+    rows = usage.rows[group]
+    first, last = usage.first_day, usage.last_day
+    dates = f"on {first}" if first == last else f"from {first} to {last}"
+    if not rows:
+        return " ".join([f"No requests {dates} (UTC).", *map(_escaped, usage.missing)])
+    parts = [f"**Usage by {group} {dates} (UTC)**", _usage_table(usage, group)]
+    if draws:
+        parts.append(f"```echarts\n{_chart(usage, group)}\n```")
+    return "\n\n".join([*parts, "\n".join(_usage_notes(usage))])
+
+
+def _usage_table(usage: Usage, group: UsageGroup) -> str:
+    rows = usage.rows[group]
+    head = [group.capitalize(), "Requests", "Cached", "Failed", "Tokens"]
+    head += ["Cost", "Saved", "Average latency"]
+    lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    lines += [_usage_line(_cell(row.key), row) for row in rows[:_TABLE_ROWS]]
+    if len(rows) > _TABLE_ROWS:
+        lines.append(f"| and {len(rows) - _TABLE_ROWS} more {'|' * len(head)}")
+    return "\n".join([*lines, _usage_line("**Total**", usage.totals)])
+
+
+def _usage_line(name: str, row: UsageRow) -> str:
+    counts = (row.requests, row.cached_requests, row.failed_requests, row.total_tokens)
+    cells = [name, *(f"{count:,}" for count in counts)]
+    cells += [_usd(row.cost_usd), _usd(row.saved_usd), _ms(row.avg_latency_ms)]
+    return f"| {' | '.join(cells)} |"
+
+
+def _usage_notes(usage: Usage) -> list[str]:
+    totals = usage.totals
+    share = f"{(usage.cache_hit_rate * 100).normalize():f} %"
+    notes = [
+        f"Cache hit rate: {share} ({totals.cached_requests:,} of"
+        f" {_number(totals.requests, 'request')}), which saved {_usd(totals.saved_usd)}."
+    ]
+    if usage.budget is not None:
+        notes += _budget_notes(usage.budget)
+    if totals.unpriced_requests:
+        models = [_cell(row.key) for row in usage.rows["model"] if row.unpriced_requests]
+        named = ", ".join(models[:5]) + (", …" if len(models) > 5 else "")
+        notes.append(
+            f"The cost of {_number(totals.unpriced_requests, 'request')} is not known and not"
+            f" included ({named}): add a price to price_overrides in the credential."
+        )
+    return notes + [_escaped(sentence) for sentence in usage.missing]
+
+
+def _budget_notes(budget: BudgetStatus) -> list[str]:
+    periods = (
+        ("daily", budget.daily_spent_usd, budget.daily_limit_usd),
+        ("monthly", budget.monthly_spent_usd, budget.monthly_limit_usd),
+    )
+    return [
+        f"Of the {name} budget of {_usd(limit)}, {_usd(spent)} is spent."
+        for name, spent, limit in periods
+        if limit is not None
+    ]
+
+
+def _chart(usage: Usage, group: UsageGroup) -> str:
+    """A bar chart as JSON for ECharts: the cost, or where nothing has cost anything the requests.
+
+    A day without requests has a bar of 0, or the axis would not be one of time.
+    """
+    rows = {row.key: row for row in usage.rows[group]}
+    keys = [day.isoformat() for day in usage.days] if group == "day" else list(rows)[:_CHART_BARS]
+    in_usd = any(row.cost_usd for row in rows.values())
+
+    def height(key: str) -> float | None:
+        if key not in rows:
+            return 0
+        return usd_number(rows[key].cost_usd) if in_usd else rows[key].requests
+
+    what = "Cost in USD" if in_usd else "Requests"
+    part = f", the first {len(keys)} of {len(rows)}" if len(keys) < len(rows) else ""
+    names = {"type": "category", "data": [_label(key) for key in keys]}
+    values = {"type": "value"}
+    # Names are long, so they stand beside their bars; days follow each other from left to right.
+    axes: dict[str, Any] = (
+        {"xAxis": names, "yAxis": values}
+        if group == "day"
+        else {"xAxis": values, "yAxis": {**names, "inverse": True}}
+    )
+    option = {
+        "title": {"text": f"{what} by {group}{part}", "textStyle": {"fontSize": 14}},
+        "tooltip": {"trigger": "axis"},
+        "grid": {"containLabel": True, "left": 8, "right": 24, "bottom": 8},
+        **axes,
+        "series": [{"type": "bar", "name": what, "data": [height(key) for key in keys]}],
+    }
+    return _IN_CHART.sub(lambda found: f"\\u{ord(found[0][0]):04x}", json.dumps(option))
+
+
+# What might be taken for the end of the block, for HTML or for a formula, in a JSON text.
+_IN_CHART = re.compile(r"\\\\|[`<>&$]")
+
+
+def _label(key: str) -> str:
+    return shortened(" ".join(key.split()), 40)
+
+
 def _latency_rows(summary: LatencySummary) -> list[tuple[str, str]]:
     return [
         ("Latency, average", _ms(summary.avg_ms)),
@@ -138,7 +255,19 @@ def _rate(number: float) -> str:
 
 def _cell(text: str) -> str:
     """A text of others, such as a model id, in a table."""
-    return text.replace("|", "\\|")
+    return _escaped(shortened(text, 100))
+
+
+def _escaped(text: str) -> str:
+    """A text of others on one line, without anything that Markdown would take for its own.
+
+    Character references: there are renderers that take a backslash before a bracket for a formula.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", line)
+
+
+_MARKUP = re.compile(r"[\\`*\[\]<>|$~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)")
 
 
 def _usd(amount: Decimal | None) -> str:

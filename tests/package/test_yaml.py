@@ -41,6 +41,7 @@ from holysheep.params import (
     Conversation,
     CostParams,
     Step,
+    UsageParams,
 )
 from holysheep.pricing import PriceBook, parse_overrides
 from holysheep.reading import chosen, parsed
@@ -50,6 +51,7 @@ from holysheep.settings import Settings, parse_settings
 from holysheep.stats import LatencySummary
 from holysheep.template import Template
 from holysheep.types import Trace, Usage
+from holysheep.usage import BudgetStatus, UsageRow
 from tests.fakes import FakeClock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +134,7 @@ READERS = {
     "holysheep_batch": Reader((BatchParams,), {"queries", "file", "custom_model"}),
     "holysheep_chain": Reader((ChainParams,), {"custom_model"}, {"query": "Hi", "steps": [{}]}),
     "holysheep_cost": Reader((CostParams,), set()),
+    "holysheep_usage": Reader((UsageParams,), set()),
     "holysheep_benchmark": Reader((BenchmarkParams,), {"custom_model"}),
 }
 
@@ -199,6 +202,18 @@ OUTPUTS = {
         "cheapest_model": "string",
         "cost_usd": "number",
         "unpriced": "array[string]",
+    },
+    "holysheep_usage": {
+        "rows": "array[object]",
+        "total_requests": "integer",
+        "total_tokens": "integer",
+        "cached_requests": "integer",
+        "failed_requests": "integer",
+        "total_cost_usd": "number",
+        "saved_usd": "number",
+        "cache_hit_rate": "number",
+        "unpriced_requests": "integer",
+        "budget": "object",
     },
     "holysheep_benchmark": {
         "avg_latency_ms": "number",
@@ -547,6 +562,19 @@ def test_cost_says_that_tokens_are_estimated_and_that_it_makes_no_call(language:
     assert estimated in parameters(node, "llm")["input_text"]["human_description"][language]
 
 
+@pytest.mark.parametrize("language", sorted(LANGUAGES))
+def test_usage_says_that_days_are_utc_and_that_it_makes_no_call(language: str) -> None:
+    no_call = {
+        "en_US": "makes no call",
+        "zh_Hans": "不会发起任何调用",
+        "pt_BR": "não faz nenhuma chamada",
+        "ja_JP": "呼び出しを行いません",
+    }[language]
+    node = TOOLS["holysheep_usage"]
+    assert no_call in node["description"]["human"][language]
+    assert "UTC" in parameters(node, "form")["period"]["human_description"][language]
+
+
 def test_credentials_are_the_settings_of_the_engine() -> None:
     assert list(CREDENTIALS) == [field.name for field in dataclasses.fields(Settings) if field.init]
 
@@ -626,6 +654,17 @@ def test_rows_of_an_estimate_have_the_keys_of_the_engine() -> None:
     row = ModelEstimate("m", Decimal(1), Decimal(0), Decimal(1), Decimal(4), "override").to_json()
     declared = TOOLS["holysheep_cost"]["output_schema"]["properties"]["rows"]["items"]
     assert list(declared["properties"]) == list(row)
+
+
+def test_outputs_of_the_usage_have_the_keys_of_the_engine() -> None:
+    outputs = TOOLS["holysheep_usage"]["output_schema"]["properties"]
+    kinds = {str: "string", int: "integer", float: "number", Decimal: "number"}
+    for declared, kind in ((outputs["rows"]["items"], UsageRow), (outputs["budget"], BudgetStatus)):
+        fields = dataclasses.fields(kind)
+        assert list(declared["properties"]) == [field.name for field in fields]
+        for field in fields:
+            type_ = kinds.get(field.type, "number")
+            assert declared["properties"][field.name]["type"] == type_, field.name
 
 
 def test_outputs_are_those_of_the_engine() -> None:
@@ -794,14 +833,14 @@ def test_example_is_accepted_by_the_engine(path: str) -> None:
 
 @every_example
 def test_example_templates_are_accepted_by_the_engine(path: str) -> None:
-    no_engine: Any = None  # what is wrong with a chain shows before one is asked
+    nothing: Any = object()  # what is wrong with a chain shows before anything is asked
     for data in tool_nodes(read_yaml(path)):
         inputs = {name: argument["value"] for name, argument in data["tool_parameters"].items()}
         if data["tool_name"] == "holysheep_batch":
             Template(inputs["prompt_template"])
         if data["tool_name"] == "holysheep_chain":
             params = parsed(ChainParams, inputs | {"model": config.DEFAULT_MODEL})
-            Chain(no_engine, params, clock=FakeClock())
+            Chain(nothing, params, clock=FakeClock(), invocation=nothing)
 
 
 @every_example
@@ -853,6 +892,43 @@ def test_cost_guard_says_why_it_refuses(outputs: dict[str, Any], refusal: str) -
     text = jinja2.Template(node["template"]).render(outputs)
     assert text.startswith(refusal)
     assert "\n" not in text
+
+
+def rendered(node: dict[str, Any], **values: str) -> str:
+    assert {variable["variable"] for variable in node["variables"]} == set(values)
+    return jinja2.Template(node["template"]).render(values)
+
+
+def test_budget_stop_ends_where_the_budget_has_no_room() -> None:
+    nodes = graph_nodes(read_yaml("examples/budget_stop.yml"))
+    assert nodes["llm1"]["tool_configurations"]["on_error"]["value"] == "continue"
+    stopped, failed = nodes["ifelse1"]["cases"]
+    assert [(c["variable_selector"], c["value"]) for c in stopped["conditions"]] == [
+        (["llm1", "error_type"], errors.BudgetExceeded.error_type)
+    ]
+    assert [(c["variable_selector"], c["value"]) for c in failed["conditions"]] == [
+        (["llm1", "status"], "error")
+    ]
+    edges = read_yaml("examples/budget_stop.yml")["workflow"]["graph"]["edges"]
+    targets = {e["sourceHandle"]: e["target"] for e in edges if e["source"] == "ifelse1"}
+    assert targets == {"true": "stopped1", failed["case_id"]: "failed1", "false": "end3"}
+
+
+@pytest.mark.parametrize(
+    ("name", "begin"),
+    [("stopped1", "Stopped before anything was sent: "), ("failed1", "No answer: ")],
+)
+def test_budget_stop_says_why_it_ends(name: str, begin: str) -> None:
+    node = graph_nodes(read_yaml("examples/budget_stop.yml"))[name]
+    assert rendered(node, error="The budget has no room.") == f"{begin}The budget has no room."
+
+
+def test_usage_report_puts_both_reports_on_lines_of_their_own() -> None:
+    """A table or a chart that begins in the middle of a line is not drawn."""
+    node = graph_nodes(read_yaml("examples/usage_report.yml"))["report1"]
+    lines = rendered(node, yesterday="| one |", month="| two |").splitlines()
+    assert "| one |" in lines
+    assert "| two |" in lines
 
 
 # --- Prices of the article ----------------------------------------------------------------------
@@ -967,8 +1043,13 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PRIVACY = (ROOT / "PRIVACY.md").read_text(encoding="utf-8")
 
 
-def table(first_header: str) -> list[list[str]]:
-    """The cells of the README table whose first column has this head, without the head."""
+def table(first_header: str | None) -> list[list[str]]:
+    """The cells of the README table whose first column has this head, without the head.
+
+    ``None`` stands for a node without such a table, since it has nothing to put there.
+    """
+    if first_header is None:
+        return []
     lines = README.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first_header} |"))
     rows = []
@@ -1016,6 +1097,7 @@ README_NODES = {
     "nodes/holysheep_batch.yaml": ("Batch input", "Batch setting", "Batch output"),
     "nodes/holysheep_chain.yaml": ("Chain input", "Chain setting", "Chain output"),
     "nodes/holysheep_cost.yaml": ("Cost input", "Cost setting", "Cost output"),
+    "nodes/holysheep_usage.yaml": (None, "Usage setting", "Usage output"),
     "nodes/holysheep_benchmark.yaml": (
         "Benchmark input",
         "Benchmark setting",
@@ -1101,6 +1183,15 @@ def test_documents_name_files_that_exist() -> None:
         assert link.startswith("https://") or (ROOT / link).is_file(), link
     for name in re.findall(r"`(examples/[^`]+)`", README):
         assert (ROOT / name).is_file(), name
+
+
+def test_documents_state_the_numbers_of_the_ledger() -> None:
+    assert config.LEDGER_MONTHS == 13
+    assert "thirteen months" in README
+    assert "thirteen months" in PRIVACY
+    assert config.LEDGER_WRITE_S == 1
+    assert "about once a second" in README
+    assert f"from {config.BUDGET_WARNING:.0%} of a budget on".replace("%", " %") in README
 
 
 def test_privacy_states_the_numbers_of_the_engine() -> None:

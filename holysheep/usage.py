@@ -1,0 +1,413 @@
+"""What the requests of a period came to: in all, and by model, day, app, node and status.
+
+Days are UTC. Sums are exact: they are added up as ``Decimal`` and become JSON numbers at the end.
+``Usage.to_json`` is the document that a workflow can save; ``Usage.from_json`` reads it back.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Self, get_args
+
+from holysheep.budget import Limits
+from holysheep.errors import InputError
+from holysheep.ledger import Ledger
+from holysheep.params import UsageGroup, UsagePeriod
+from holysheep.ports import Clock
+from holysheep.reading import shown
+from holysheep.result import usd_number
+from holysheep.settings import Settings
+from holysheep.tally import CACHED_STATES, OTHER, Dimensions, Figures
+from holysheep.types import JsonObject
+
+GROUPS: tuple[UsageGroup, ...] = ("day", "model", "app", "node", "status")
+NONE = "(none)"
+"""The name of an app where there is none: the library has no apps."""
+
+_MOST_ROWS = 300
+"""Of a group. The rest is put together, so that a report stays below what a host takes."""
+_NO_LIMIT = Decimal(10) ** 12
+_MOST = 10**15
+_LONGEST_TEXT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What some requests came to. Tokens are those of upstream calls.
+
+    ``cached_requests`` were answered without an upstream call of their own, ``failed_requests``
+    have no whole answer. The cost of ``unpriced_requests`` is not known, and counted as nothing.
+    ``avg_latency_ms`` is over all requests, from the start of a call to its end.
+    """
+
+    key: str
+    requests: int
+    cached_requests: int
+    failed_requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cost_usd: Decimal
+    saved_usd: Decimal
+    unpriced_requests: int
+    avg_latency_ms: float
+
+    def to_json(self) -> JsonObject:
+        """As a JSON object; money as numbers."""
+        return _as_json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStatus:
+    """What is spent of a credential's budgets, today and this month; ``None`` = no limit."""
+
+    daily_limit_usd: Decimal | None
+    daily_spent_usd: Decimal
+    monthly_limit_usd: Decimal | None
+    monthly_spent_usd: Decimal
+
+    def to_json(self) -> JsonObject:
+        """As a JSON object; money as numbers."""
+        return _as_json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The usage of a period. ``missing`` are sentences that say what is not in it.
+
+    In ``rows`` the days ascend; of the other groups what cost most comes first. ``budget`` is that
+    of the one credential the usage is about, and as it was when the usage was read.
+    """
+
+    period: UsagePeriod
+    first_day: date
+    last_day: date
+    totals: UsageRow
+    rows: Mapping[UsageGroup, tuple[UsageRow, ...]]
+    budget: BudgetStatus | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def cache_hit_rate(self) -> Decimal:
+        """The part of the requests that a cache has answered, 0 to 1, to four places."""
+        if not self.totals.requests:
+            return Decimal(0)
+        return round(Decimal(self.totals.cached_requests) / self.totals.requests, 4)
+
+    @property
+    def days(self) -> tuple[date, ...]:
+        """Every day of the period."""
+        return _days(self.first_day, self.last_day)
+
+    def to_json(self) -> JsonObject:
+        """As a JSON object; money as numbers."""
+        return {
+            "period": self.period,
+            "from": self.first_day.isoformat(),
+            "to": self.last_day.isoformat(),
+            "totals": self.totals.to_json(),
+            **{f"by_{group}": [row.to_json() for row in self.rows[group]] for group in GROUPS},
+            "budget": None if self.budget is None else self.budget.to_json(),
+            "missing": list(self.missing),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Usage":
+        """What ``to_json`` has made. Raises ``InputError`` for anything else."""
+        try:
+            return _usage(value)
+        except ValueError as error:
+            raise InputError(f"This is no export of the usage node: {error}.") from None
+
+
+def read_usage(
+    ledger: Ledger,
+    period: UsagePeriod,
+    clock: Clock,
+    *,
+    credential: Settings | None = None,
+    is_stored: bool = True,
+    give_way: Callable[[], object] = lambda: None,
+) -> Usage:
+    """The usage of one credential, or with ``None`` of all that the ledger's workspace has.
+
+    ``is_stored`` says that the ledger has a storage, of which an invocation must be open: else
+    there is nothing but what this process has counted. ``give_way`` is called again and again, so
+    that much to add up does not keep others waiting.
+    """
+    first, last = span_of(period, datetime.fromtimestamp(clock.wall(), UTC).date())
+    budget = None
+    if credential is not None:
+        limits = Limits(credential.daily_budget_usd, credential.monthly_budget_usd)
+        budget = _budget(ledger, credential.fingerprint, limits, is_stored=is_stored)
+    past = ledger.past(_days(first, last))
+    sums = _Sums(None if credential is None else credential.fingerprint)
+    for day, tally in past.days.items():
+        give_way()
+        for dimensions, figures in tally:
+            sums.add(day, dimensions, figures)
+    return sums.usage(period, first, last, budget, past.missing if is_stored else ())
+
+
+def span_of(period: UsagePeriod, today: date) -> tuple[date, date]:
+    """The first and the last day of a period."""
+    match period:
+        case "today":
+            return today, today
+        case "yesterday":
+            return today - timedelta(days=1), today - timedelta(days=1)
+        case "last_7_days":
+            return today - timedelta(days=6), today
+        case "last_30_days":
+            return today - timedelta(days=29), today
+        case "this_month":
+            return today.replace(day=1), today
+
+
+def _days(first: date, last: date) -> tuple[date, ...]:
+    return tuple(first + timedelta(days=number) for number in range((last - first).days + 1))
+
+
+def _budget(ledger: Ledger, credential: str, limits: Limits, *, is_stored: bool) -> BudgetStatus:
+    if is_stored:
+        # Without a limit for the month the ledger would not look at its earlier days.
+        monthly = _NO_LIMIT if limits.monthly is None else limits.monthly
+        ledger.refresh(credential, Limits(limits.daily, monthly))
+    daily, monthly_period = ledger.periods(credential, limits)
+    return BudgetStatus(daily.limit, daily.spent, monthly_period.limit, monthly_period.spent)
+
+
+# --- adding up ---
+
+
+@dataclass(slots=True)
+class _Sum:
+    """The figures of one row, as they are added up."""
+
+    requests: int = 0
+    cached: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+    saved_usd: Decimal = Decimal(0)
+    unpriced: int = 0
+    latency_us: int = 0
+
+    def add(self, dimensions: Dimensions, figures: Figures) -> None:
+        self.requests += figures.requests
+        if dimensions.status != "ok":
+            # Also where it waited in vain for the call of another: that answered nothing.
+            self.failed += figures.requests
+        elif dimensions.cache in CACHED_STATES:
+            self.cached += figures.requests
+        self.prompt_tokens += figures.prompt_tokens
+        self.completion_tokens += figures.completion_tokens
+        self.cost_usd += figures.cost_usd
+        self.saved_usd += figures.saved_usd
+        self.unpriced += figures.unpriced
+        self.latency_us += figures.latency_us
+
+    def __iadd__(self, other: "_Sum") -> Self:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        return self
+
+    def row(self, key: str) -> UsageRow:
+        average_us = self.latency_us / self.requests if self.requests else 0.0
+        return UsageRow(
+            key=key,
+            requests=self.requests,
+            cached_requests=self.cached,
+            failed_requests=self.failed,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            total_tokens=self.prompt_tokens + self.completion_tokens,
+            cost_usd=self.cost_usd,
+            saved_usd=self.saved_usd,
+            unpriced_requests=self.unpriced,
+            avg_latency_ms=round(average_us / 1000, 3),
+        )
+
+
+class _Sums:
+    """The sums of a usage, of one credential or of all."""
+
+    def __init__(self, credential: str | None) -> None:
+        self._credential = credential
+        self._total = _Sum()
+        self._groups: dict[UsageGroup, dict[str, _Sum]] = {group: {} for group in GROUPS}
+
+    def add(self, day: date, dimensions: Dimensions, figures: Figures) -> None:
+        if self._credential not in (None, dimensions.credential):
+            return
+        self._total.add(dimensions, figures)
+        keys: dict[UsageGroup, str] = {
+            "day": day.isoformat(),
+            "model": dimensions.served,
+            "app": dimensions.app,
+            "node": dimensions.node,
+            "status": dimensions.status,
+        }
+        for group, key in keys.items():
+            self._groups[group].setdefault(key or NONE, _Sum()).add(dimensions, figures)
+
+    def usage(
+        self,
+        period: UsagePeriod,
+        first: date,
+        last: date,
+        budget: BudgetStatus | None,
+        missing: tuple[str, ...],
+    ) -> Usage:
+        rows = {group: _sorted(sums, group) for group, sums in self._groups.items()}
+        return Usage(period, first, last, self._total.row("total"), rows, budget, missing)
+
+
+def _sorted(sums: dict[str, _Sum], group: UsageGroup) -> tuple[UsageRow, ...]:
+    if group == "day":
+        return tuple(sum_.row(day) for day, sum_ in sorted(sums.items()))
+    rows = _dearest_first(sum_.row(key) for key, sum_ in sums.items())
+    if len(rows) > _MOST_ROWS:
+        kept = {row.key for row in rows[: _MOST_ROWS - 1]} - {OTHER}
+        other = _Sum()
+        for key in sums.keys() - kept:
+            other += sums[key]
+        rows = _dearest_first([row for row in rows if row.key in kept] + [other.row(OTHER)])
+    return tuple(rows)
+
+
+def _dearest_first(rows: Iterable[UsageRow]) -> list[UsageRow]:
+    return sorted(rows, key=lambda row: (-row.cost_usd, -row.requests, row.key))
+
+
+# --- as JSON, and back ---
+
+
+def _as_json(record: UsageRow | BudgetStatus) -> JsonObject:
+    found = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {
+        name: usd_number(value) if isinstance(value, Decimal) else value
+        for name, value in found.items()
+    }
+
+
+_LISTS = [f"by_{group}" for group in GROUPS]
+_KEYS = ["period", "from", "to", "totals", *_LISTS, "budget", "missing"]
+
+
+def _usage(value: Any) -> Usage:
+    _check_keys("it", value, _KEYS)
+    period = value["period"]
+    if period not in get_args(UsagePeriod):
+        raise ValueError(f"its period is {shown(period)}")
+    first, last = _day("from", value["from"]), _day("to", value["to"])
+    if (first, last) not in _spans(period, last):
+        raise ValueError(f"{period} does not go from {first} to {last}")
+    totals = _record(UsageRow, "totals", value["totals"])
+    rows = {group: _rows(f"by_{group}", value[f"by_{group}"], totals) for group in GROUPS}
+    days = {day.isoformat() for day in _days(first, last)}
+    for row in rows["day"]:
+        if row.key not in days:
+            raise ValueError(f"by_day has {shown(row.key)}, which is no day of it")
+    budget = value["budget"]
+    status = None if budget is None else _record(BudgetStatus, "budget", budget)
+    missing = _list("missing", value["missing"])
+    for sentence in missing:
+        _text("missing", sentence)
+    return Usage(period, first, last, totals, rows, status, tuple(missing))
+
+
+def _spans(period: UsagePeriod, last: date) -> list[tuple[date, date]]:
+    """The spans of a period that end on a day, which may be today's or yesterday's."""
+    try:
+        return [span_of(period, last), span_of(period, last + timedelta(days=1))]
+    except OverflowError:
+        return []
+
+
+def _rows(name: str, value: Any, totals: UsageRow) -> tuple[UsageRow, ...]:
+    rows = tuple(
+        _record(UsageRow, f"{name} {number}", row) for number, row in enumerate(_list(name, value))
+    )
+    if sum(row.requests for row in rows) != totals.requests:
+        raise ValueError(f"the requests of {name} are not {totals.requests} together")
+    return rows
+
+
+def _record[Record: UsageRow | BudgetStatus](kind: type[Record], name: str, value: Any) -> Record:
+    names = [field.name for field in fields(kind)]
+    _check_keys(name, value, names)
+    return kind(
+        **{
+            field.name: _READERS[field.type](f"{name} has {field.name}", value[field.name])
+            for field in fields(kind)
+        }
+    )
+
+
+def _check_keys(name: str, value: Any, keys: Iterable[str]) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is no object")
+    for key in keys:
+        if key not in value:
+            raise ValueError(f"{name} has no {key}")
+    for key in value.keys() - set(keys):
+        raise ValueError(f"{name} has a key {shown(key)}")
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is no list")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
+        raise ValueError(f"{name} {shown(value)}, no text of at most {_LONGEST_TEXT} characters")
+    return value
+
+
+def _day(name: str, value: Any) -> date:
+    try:
+        day = date.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"its {name} is {shown(value)}, no day such as 2026-01-31") from None
+    return day
+
+
+def _count(name: str, value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _MOST:
+        raise ValueError(f"{name} {shown(value)}, no number of things")
+    return value
+
+
+def _span_ms(name: str, value: Any) -> float:
+    return float(_number(name, value))
+
+
+def _usd(name: str, value: Any) -> Decimal:
+    return Decimal(str(_number(name, value)))
+
+
+def _limit(name: str, value: Any) -> Decimal | None:
+    return None if value is None else _usd(name, value)
+
+
+def _number(name: str, value: Any) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not 0 <= value <= _MOST:
+        raise ValueError(f"{name} {shown(value)}, no number from 0 on")
+    return float(value)
+
+
+_READERS: dict[Any, Callable[[str, Any], Any]] = {
+    str: _text,
+    int: _count,
+    float: _span_ms,
+    Decimal: _usd,
+    Decimal | None: _limit,
+}
+"""How a field is read, by its type."""
