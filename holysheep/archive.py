@@ -25,9 +25,8 @@ from holysheep.types import JsonObject
 _ROOT = "usage/1"
 _FOLDED_KEY = f"{_ROOT}/folded"
 _DAY = timedelta(days=1)
+_FOLDED_ON = "folded_on"
 _FROZEN_AFTER = 2 * _DAY
-_AGAIN = 3 * _DAY
-"""How many of the days that were folded last are looked at again."""
 _FIRST_TIME = 62 * _DAY
 """How far back to look for days where nobody knows which were folded."""
 
@@ -120,44 +119,49 @@ def read_day(store: Store, day: date, *, without: str = "") -> DayDoc:
 
 
 @dataclass(slots=True)
-class _FoldedDay:
-    doc: DayDoc
-    folded_on: date
-
-
-@dataclass(slots=True)
 class _Month:
-    """A month's document: its days, and the sums of those that are kept no longer."""
+    """A month's document: its days as they lie there, and the sum of those kept no longer."""
 
-    days: dict[date, _FoldedDay] = field(default_factory=dict)
+    days: dict[str, JsonObject] = field(default_factory=dict)
     rest: DayDoc = field(default_factory=DayDoc)
 
+    def has(self, day: date) -> bool:
+        return day.isoformat() in self.days
+
+    def day(self, day: date) -> DayDoc:
+        try:
+            return DayDoc.from_json(self.days[day.isoformat()])
+        except ValueError:
+            return DayDoc(damaged=1)
+
+    def was_folded_before(self, day: date, today: date) -> bool:
+        return self.days[day.isoformat()].get(_FOLDED_ON) != today.isoformat()
+
+    def fold(self, day: date, doc: DayDoc, today: date) -> None:
+        self.days[day.isoformat()] = {**doc.to_json(), _FOLDED_ON: today.isoformat()}
+
+    def put_away(self) -> None:
+        """Keep the sum of the days in their place."""
+        for value in self.days.values():
+            try:
+                self.rest += DayDoc.from_json(value)
+            except ValueError:
+                self.rest.damaged += 1
+        self.days.clear()
+        self.rest.tally = self.rest.tally.bounded(config.LEDGER_MONTH_ROWS)
+
     def to_json(self) -> JsonObject:
-        return {
-            "days": {
-                day.isoformat(): {**folded.doc.to_json(), "folded_on": folded.folded_on.isoformat()}
-                for day, folded in self.days.items()
-            },
-            "rest": self.rest.to_json(),
-        }
+        return {"days": self.days, "rest": self.rest.to_json()}
 
     @classmethod
     def from_json(cls, value: JsonObject) -> "_Month":
         match value:
-            case {"days": dict(days), "rest": rest}:
-                return cls(dict(map(_folded_day, days.items())), DayDoc.from_json(rest))
+            case {"days": dict(days), "rest": rest} if all(
+                isinstance(day, dict) for day in days.values()
+            ):
+                return cls(days, DayDoc.from_json(rest))
             case _:
                 raise ValueError("a month is damaged")
-
-
-def _folded_day(item: tuple[str, Any]) -> tuple[date, _FoldedDay]:
-    day, value = item
-    match value:
-        case {"folded_on": str(folded_on)}:
-            folded = _FoldedDay(DayDoc.from_json(value), date.fromisoformat(folded_on))
-            return date.fromisoformat(day), folded
-        case _:
-            raise ValueError("a day of a month is damaged")
 
 
 class Archive:
@@ -167,12 +171,12 @@ class Archive:
         self._store = store
         self._today = today
         self._months: dict[str, _Month | None] = {}
-        self._looked_at: date | None = None
+        self._put_away: date | None = None
 
     def is_folded(self, day: date) -> bool:
         """Whether a day is in its month's document, with what every process has counted."""
         month = self._month(day)
-        return month is not None and day in month.days
+        return month is not None and month.has(day)
 
     def day(self, day: date, *, without: str = "") -> DayDoc:
         """What was counted on a day: all of it if folded, else all but one process's part.
@@ -180,13 +184,12 @@ class Archive:
         Raises ``StoreError``. What is damaged is counted in ``damaged``.
         """
         month = self._month(day)
-        if month is not None and day in month.days:
-            return month.days[day].doc
-        if self._looked_at is None:
+        if month is not None and month.has(day):
+            return month.day(day)
+        if self._put_away is None:
             # Where nothing was ever folded there are the last days, or nothing.
-            folded = _folded_through(self._store) or self._today - _FROZEN_AFTER
-            self._looked_at = folded - _AGAIN
-        if day <= self._looked_at:
+            self._put_away = _folded_through(self._store) or self._today - 2 * _FROZEN_AFTER
+        if day <= self._put_away:
             return DayDoc(damaged=1 if month is None else month.rest.damaged)
         return read_day(self._store, day, without=without)
 
@@ -204,34 +207,37 @@ def fold(store: Store, today: date) -> None:
     Raises ``StoreError``; what was done until then stays done, and the rest is done the next time.
     """
     through = _folded_through(store)
-    first = through - _AGAIN if through is not None else today - _FIRST_TIME
     last = today - _FROZEN_AFTER
+    done = last
     months: dict[str, _Month] = {}
-    for day in _days(first, last):
+    changed = set()
+    for day in _days(through or today - _FIRST_TIME, last):
         key = _month_key(day)
         if key not in months:
-            # Damaged means lost: the month begins anew, and says so in each day that is folded.
+            # Damaged means lost: the month begins anew, and says so.
             months[key] = _read_month(store, key) or _Month(rest=DayDoc(damaged=1))
-        folded = months[key].days.get(day)
-        if folded is not None and folded.folded_on >= today:
-            continue
+        month = months[key]
         if not store.has(_index_key(day)):
             continue
-        if folded is not None:
+        if month.has(day) and month.was_folded_before(day, today):
             _delete_day(store, day)
             continue
-        doc = read_day(store, day)
-        doc.tally = doc.tally.bounded(config.LEDGER_DAY_ROWS)
-        months[key].days[day] = _FoldedDay(doc, today)
+        done = min(done, day - _DAY)
+        if not month.has(day):
+            doc = read_day(store, day)
+            doc.tally = doc.tally.bounded(config.LEDGER_DAY_ROWS)
+            month.fold(day, doc, today)
+            changed.add(key)
+    for key in changed:
         store.write(key, pack(months[key].to_json()))
-    if through is None or through < last:
-        if through is None or through.month != today.month:
-            _put_away(store, through or first, today)
-        store.write(_FOLDED_KEY, last.isoformat().encode())
+    if through is None or (through.year, through.month) != (today.year, today.month):
+        _put_away(store, through or today - _FIRST_TIME, done, today)
+    if through != done:
+        store.write(_FOLDED_KEY, done.isoformat().encode())
 
 
-def _put_away(store: Store, since: date, today: date) -> None:
-    """Drop the days of months before the last one, and months that are too old."""
+def _put_away(store: Store, since: date, done: date, today: date) -> None:
+    """Drop the days of months before the last one that are done, and months that are too old."""
     for back in range(2, config.LEDGER_MONTHS + 4):
         first = _months_before(today, back)
         key = _month_key(first)
@@ -239,15 +245,12 @@ def _put_away(store: Store, since: date, today: date) -> None:
             if store.has(key):
                 store.delete(key)
             continue
-        if first < _months_before(since, 3):
+        if first < _months_before(since, 2) or _months_before(first, -1) > done:
             continue
         month = _read_month(store, key)
         if month is None or not month.days:
             continue
-        for folded in month.days.values():
-            month.rest += folded.doc
-        month.rest.tally = month.rest.tally.bounded(config.LEDGER_MONTH_ROWS)
-        month.days.clear()
+        month.put_away()
         store.write(key, pack(month.to_json()))
 
 

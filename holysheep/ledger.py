@@ -28,6 +28,8 @@ from holysheep.tally import Dimensions, Figures, Tally
 from holysheep.types import Purse
 
 _log = logging.getLogger(__name__)
+_ENTER_TIMES = 20
+_ENTER_PAUSE_S = 0.01
 _KEPT_DAYS = timedelta(days=4)
 """So long a process remembers what it has counted: until the day is folded, and longer."""
 
@@ -218,6 +220,8 @@ class Ledger:
             if not is_folded:
                 tally += own
             found[day] = tally
+            # Many rows of many days; others of the process are to run in between.
+            self._clock.sleep(0.0005)
         return Past(found, tuple(missing))
 
     def refresh(self, credential: str, limits: Limits) -> None:
@@ -273,21 +277,33 @@ class Ledger:
             must_enter = self._clock.monotonic() >= book.entered_s + config.LEDGER_ENTER_S
             self._written_s = self._clock.monotonic()
         archive.write_day(store, day, self._process, doc)
-        # Looked at again at once: two that enter together may undo each other.
-        for _ in range(3 if must_enter else 0):
-            if not archive.enter(store, day, self._process):
-                break
+        if must_enter:
+            self._enter(store, day)
         with self._changed:
             book.written = version
             if must_enter:
                 book.entered_s = self._clock.monotonic()
             self._forget_old_days()
 
+    def _enter(self, store: Store, day: date) -> None:
+        """Make sure that the day's index names this process.
+
+        Of those that enter at the same moment the last to write undoes the others. After twice the
+        time that reading and writing take, whoever had read before this one wrote has written too.
+        """
+        for _ in range(_ENTER_TIMES):
+            began_s = self._clock.monotonic()
+            if not archive.enter(store, day, self._process):
+                return
+            took_s = self._clock.monotonic() - began_s
+            self._clock.sleep(2 * took_s + _ENTER_PAUSE_S)
+
     def _doc(self, day: date, book: _Book) -> DayDoc:
         """A day as it is to be stored; the caller holds the lock."""
         spent = {}
         for credential, account in self._accounts.items():
-            account.budget.release()
+            if not account.wanted_usd:
+                account.budget.release()
             if amount := account.budget.claimed(day):
                 spent[credential] = amount
         return DayDoc(Tally(book.tally).bounded(config.LEDGER_PROCESS_ROWS), spent)
