@@ -45,6 +45,7 @@ from holysheep.pricing import total_cost
 from holysheep.results import RowResult
 from holysheep.rows import Row
 from holysheep.stats import Latencies, per_minute
+from holysheep.tally import Dimensions, Figures, exact_usd
 from holysheep.template import Template
 from holysheep.twins import Twins, twin_of
 from holysheep.types import ChatRequest, JsonObject
@@ -148,6 +149,7 @@ class _Outcome:
     upstream_ms: float = 0.0
     error: HolySheepError | None = None
     is_taken_over: bool = False
+    worth_usd: Decimal | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -499,6 +501,7 @@ class Batch:
         if twin == "wait":
             return None
         if isinstance(twin, RowResult):
+            self._count_twin(twin)
             return _Outcome(twin_of(twin, index=row.index, query=prompt))
         outcome = self._ask(row, prompt, request)
         self._settle(key, outcome)
@@ -507,11 +510,26 @@ class Batch:
     def _settle(self, key: bytes, outcome: _Outcome) -> None:
         """Give the twins of a row that was asked its result, or their own turn."""
         is_final = outcome.error is not None and not _may_pass(outcome.error)
-        twins = self._twins.settle(key, outcome.result, is_final=is_final)
+        asked = replace(outcome.result, cost_usd=outcome.worth_usd)
+        twins = self._twins.settle(key, asked, is_final=is_final)
         with self._changed:
             # They find the result where it was put, or one of them asks.
             self._again.extend(twins)
             self._changed.notify_all()
+
+    def _count_twin(self, asked: RowResult) -> None:
+        """Enter a row that shared the answer of another in the ledger, as a call that did."""
+        model = self._params.model
+        self._invocation.add(
+            Dimensions(
+                credential=self._engine.settings.fingerprint,
+                asked=model,
+                served=asked.model or model,
+                status="ok" if asked.status == "ok" else asked.error_type,
+                cache="coalesced",
+            ),
+            Figures(requests=1, saved_usd=exact_usd(asked.cost_usd), classes={0: 1}),
+        )
 
     def _prompt(self, row: Row) -> str:
         if row.earlier is not None:
@@ -570,7 +588,8 @@ class Batch:
                     cost_usd=result.cost_usd,
                     cached=result.cached,
                 )
-                return _Outcome(answered, calls, result.meta.upstream_ms)
+                worth = result.usage.saved_usd if result.cached else result.cost_usd
+                return _Outcome(answered, calls, result.meta.upstream_ms, worth_usd=worth)
         why = waited_for.message if waited_for is not None and not self._stop_reason else ""
         return replace(self._skipped(row, prompt, why), upstream_calls=calls, error=waited_for)
 

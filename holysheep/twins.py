@@ -58,6 +58,7 @@ class Twins[Member]:
     def settle(self, key: Hashable, result: RowResult, *, is_final: bool) -> list[Member]:
         """Tell what became of the row that was asked; returns those that waited for it.
 
+        ``result.cost_usd`` is what the answer is worth, also where it came from the cache.
         ``is_final``: its twins would fare no better. Otherwise the next of them is to ask.
         """
         with self._lock:
@@ -74,7 +75,8 @@ class Twins[Member]:
             self._spool.close()
 
     def _write(self, result: RowResult) -> Place:
-        kept = [result.response, result.model, result.tokens_used]
+        worth = None if result.cost_usd is None else str(result.cost_usd)
+        kept = [result.response, result.model, result.tokens_used, worth]
         data = whole_characters(json.dumps(kept, ensure_ascii=False)).encode()
         self._spool.seek(self._size)
         self._spool.write(data)
@@ -85,8 +87,15 @@ class Twins[Member]:
     def _read(self, place: Place) -> RowResult:
         offset, length = place
         self._spool.seek(offset)
-        response, model, tokens_used = json.loads(self._spool.read(length))
-        return RowResult(0, "ok", response=response, model=model, tokens_used=tokens_used)
+        response, model, tokens_used, worth = json.loads(self._spool.read(length))
+        return RowResult(
+            0,
+            "ok",
+            response=response,
+            model=model,
+            tokens_used=tokens_used,
+            cost_usd=None if worth is None else Decimal(worth),
+        )
 
 
 def twin_of(result: RowResult, *, index: int, query: str) -> RowResult:

@@ -15,10 +15,12 @@ from tests.host.daemon import PROJECT_ROOT, PluginProcess, Result
 
 NOOP_PLUGIN = PROJECT_ROOT / "tests" / "host" / "noop_plugin"
 KEY = "bench-key-without-value"
+STORED = "x" * 200
+"""As much as the ledger writes for a call that nothing overlaps."""
 
 
 def hit(rounds: int) -> list[Figure]:
-    """A cache hit through the SDK process, against a no-op that sends the same messages."""
+    """A cache hit through the SDK process, against a no-op that sends and stores the same."""
     with _plugin_and_noop() as (gateway, plugin, noop):
         credentials = _credentials(gateway)
         asked = {"query": "What do sheep eat?"}
@@ -28,7 +30,8 @@ def hit(rounds: int) -> list[Figure]:
             _p50s(
                 {
                     "hit": lambda: plugin.call("holysheep_llm", asked, credentials),
-                    "no-op": lambda: noop.call("noop", {"shape": shape}),
+                    "no-op": lambda: noop.call("noop", {"shape": shape, "stores": STORED}),
+                    "no-op that stores nothing": lambda: noop.call("noop", {"shape": shape}),
                 }
             )
             for _ in range(rounds)
@@ -41,12 +44,19 @@ def hit(rounds: int) -> list[Figure]:
             theirs="no-op",
             unit="ms",
             at_most=1.25,
-        )
+        ),
+        compared(
+            "the same, the no-op storing nothing",
+            found,
+            ours="hit",
+            theirs="no-op that stores nothing",
+            unit="ms",
+        ),
     ]
 
 
 def miss(rounds: int) -> list[Figure]:
-    """An uncached call through the SDK, against a no-op that makes a bare httpx call."""
+    """An uncached call through the SDK, against a bare httpx call that stores as much."""
     with _plugin_and_noop() as (gateway, plugin, noop):
         credentials = _credentials(gateway)
         gateway.default(ok(text="Grass, mostly, and hay in winter."))
@@ -71,6 +81,7 @@ def miss(rounds: int) -> list[Figure]:
                     "body": json.dumps(body),
                     "stream": True,
                     "shape": shape,
+                    "stores": STORED,
                 },
             )
 

@@ -4,6 +4,7 @@ import gc
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -16,10 +17,12 @@ from holysheep.params import BatchParams
 from holysheep.reading import parsed
 from holysheep.results import RowResult, json_line, result_from
 from holysheep.rows import Row, rows_of_file, rows_of_queries
+from holysheep.tally import CACHED_STATES
 from holysheep.template import Template
 from tests.engine.world import Respond, World, failing
 from tests.fakes import START_S, FakeClock, good_answer
 
+TODAY = date(2026, 1, 1)  # where the timeline begins
 PRICES = "gpt-4.1: {input: 1, output: 1}"  # an answer of 15 tokens costs 15 millionths
 
 
@@ -173,6 +176,23 @@ def test_equal_rows_cost_one_call() -> None:
     assert run.batch.totals.cached == 99
     assert run.batch.totals.cost_usd == sum(r.cost_usd or 0 for r in run.results)
     assert run.batch.totals.cost_usd == Decimal("0.00003")
+
+
+@pytest.mark.parametrize("cache", ["use", "refresh"])
+def test_the_ledger_counts_every_row_and_what_the_equal_ones_saved(cache: str) -> None:
+    world = World(echo(), price_overrides=PRICES)
+    rows = [f"question {number % 3}" for number in range(10)]
+    Run(world, rows, concurrency=2, cache=cache).finish()
+    # The first look finds them in the cache, or in the batch: each answer is worth the same.
+    Run(world, rows, concurrency=2).finish()
+    (tally,) = world.state.ledger.past([TODAY]).days.values()
+    total = tally.total()
+    cached = tally.grouped(lambda row: str(row.cache in CACHED_STATES))["True"]
+    assert total.requests == 20
+    assert total.upstream_calls == 3
+    assert total.cost_usd == 3 * Decimal("0.000015")
+    assert cached.requests == 17
+    assert cached.saved_usd == 17 * Decimal("0.000015")
 
 
 def test_equal_rows_far_apart_cost_one_call_whatever_the_cache_holds() -> None:

@@ -395,6 +395,15 @@ def test_bare_http_tool_calls_then_emits(
     assert noop.call("bare_http", parameters | options).text == text
 
 
+@pytest.mark.parametrize("tool", ["noop", "bare_http"])
+def test_bare_tools_write_to_the_storage_when_asked_to(
+    noop: PluginProcess, gateway: str, tool: str
+) -> None:
+    parameters = {"url": gateway, "body": "{}", "api_key": "good"} if tool == "bare_http" else {}
+    noop.call(tool, {**parameters, "stores": "kept"})
+    assert noop.storage.data["tenant-1"]["stored"] == b"kept"
+
+
 def test_bare_http_tool_fails_on_a_status(noop: PluginProcess, gateway: str) -> None:
     error = noop.call("bare_http", {"url": gateway, "body": "{}", "api_key": "bad"}).error
     assert error is not None

@@ -33,6 +33,8 @@ class BareHttpTool(Tool):
         else:
             CLIENT.request(method, url, content=body, headers=headers).raise_for_status()
         yield from shapes.messages(tool_parameters.get("shape"))
+        if stores := tool_parameters.get("stores"):
+            self.session.storage.set("stored", stores.encode())
 
 
 def _deltas(line: str) -> Iterator[str]:

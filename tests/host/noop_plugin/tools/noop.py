@@ -13,3 +13,5 @@ class NoopTool(Tool):
 
     def _invoke(self, tool_parameters: dict[str, Any]) -> Generator[ToolInvokeMessage, None, None]:
         yield from shapes.messages(tool_parameters.get("shape"))
+        if stores := tool_parameters.get("stores"):
+            self.session.storage.set("stored", stores.encode())
