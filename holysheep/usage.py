@@ -4,7 +4,7 @@ Days are UTC. Sums are exact: they are added up as ``Decimal`` and become JSON n
 ``Usage.to_json`` is the document that a workflow can save; ``Usage.from_json`` reads it back.
 """
 
-import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
@@ -238,7 +238,9 @@ class _Sums:
     def __init__(self, credential: str | None) -> None:
         self._credential = credential
         self._total = _Sum()
-        self._groups: dict[UsageGroup, dict[str, _Sum]] = {group: {} for group in GROUPS}
+        self._groups: dict[UsageGroup, dict[str, _Sum]] = {
+            group: defaultdict(_Sum) for group in GROUPS
+        }
 
     def add(self, day: date, dimensions: Dimensions, figures: Figures) -> None:
         if self._credential not in (None, dimensions.credential):
@@ -252,7 +254,7 @@ class _Sums:
             "status": dimensions.status,
         }
         for group, key in keys.items():
-            self._groups[group].setdefault(key or NONE, _Sum()).add(dimensions, figures)
+            self._groups[group][key or NONE].add(dimensions, figures)
 
     def usage(
         self,
@@ -271,11 +273,11 @@ def _sorted(sums: dict[str, _Sum], group: UsageGroup) -> tuple[UsageRow, ...]:
         return tuple(sum_.row(day) for day, sum_ in sorted(sums.items()))
     rows = _dearest_first(sum_.row(key) for key, sum_ in sums.items())
     if len(rows) > _MOST_ROWS:
-        kept = {row.key for row in rows[: _MOST_ROWS - 1]} - {OTHER}
+        kept = [row for row in rows if row.key != OTHER][: _MOST_ROWS - 1]
         other = _Sum()
-        for key in sums.keys() - kept:
+        for key in sums.keys() - {row.key for row in kept}:
             other += sums[key]
-        rows = _dearest_first([row for row in rows if row.key in kept] + [other.row(OTHER)])
+        rows = _dearest_first([*kept, other.row(OTHER)])
     return tuple(rows)
 
 
@@ -398,7 +400,7 @@ def _limit(name: str, value: Any) -> Decimal | None:
 
 def _number(name: str, value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not 0 <= value <= _MOST:
+    if not is_number or not 0 <= value <= _MOST:
         raise ValueError(f"{name} {shown(value)}, no number from 0 on")
     return float(value)
 
