@@ -130,7 +130,7 @@ LEDGER_WRITE_S = 1.0
 LEDGER_PAUSE_S = 1.0
 LEDGER_PAUSE_MAX_S = 60.0
 # What a call waits for an answer of the storage.
-STORE_TIMEOUT_S = 5
+STORE_TIMEOUT_S = 3
 # How often a process looks whether it is still in the day's index, and what others have spent on
 # the month's earlier days.
 LEDGER_ENTER_S = 10.0

@@ -555,9 +555,19 @@ class Ledgers:
         self._lock = clock.lock()
         self._kept: OrderedDict[str, Ledger] = OrderedDict()
 
-    def of(self, workspace: str, spawn: Spawn) -> Ledger:
-        """The ledger of a workspace; the one that was idle longest may be forgotten for it."""
+    def of(self, workspace: str, spawn: Spawn, *, formerly: str = "") -> Ledger:
+        """The ledger of a workspace; the one that was idle longest may be forgotten for it.
+
+        ``formerly`` is the name under which the workspace, or a part of it, was known while it
+        could not be told from others. What was counted under that name is not lost.
+        """
         with self._lock:
+            former = self._kept.get(formerly) if formerly != workspace else None
+            if former is not None and workspace not in self._kept:
+                self._kept[workspace] = self._kept.pop(formerly)
+            elif former is not None and not former.is_idle:
+                # It writes what it has counted, as another process would.
+                return former
             ledger = self._kept.get(workspace)
             if ledger is None:
                 idle = (name for name, kept in self._kept.items() if kept.is_idle)

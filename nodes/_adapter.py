@@ -95,17 +95,18 @@ def invocation(tool: Tool, node: str, *, lasts: bool = False) -> Iterator[Invoca
     """
     session = tool.session
     store = HostStore(session)
-    registry = shared_registry()
-    # Apps and end users belong to one workspace; where neither is known, the storage is asked.
-    workspace = _workspaces().of(session.app_id or "", store)
-    ledger = registry.ledgers.of(workspace, spawn)
-    with ledger.invocation(node, app=session.app_id or "", store=store, lasts=lasts) as opened:
+    app = session.app_id or ""
+    # An app belongs to one workspace. While that is not known, the app stands for it.
+    source = f"app {app or session.session_id}"
+    workspace = _workspaces().of(app, session) or source
+    ledger = shared_registry().ledgers.of(workspace, spawn, formerly=source)
+    with ledger.invocation(node, app=app, store=store, lasts=lasts) as opened:
         yield opened
 
 
 @cache
 def _workspaces() -> Workspaces:
-    return Workspaces()
+    return Workspaces(clock())
 
 
 def clock() -> Clock:

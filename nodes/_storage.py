@@ -9,6 +9,7 @@ from dify_plugin.core.runtime import Session
 from dify_plugin.invocations.storage import StorageInvocation
 
 from holysheep import config
+from holysheep.ports import Clock
 from holysheep.store import StoreError
 
 _WORKSPACE_KEY = "usage/1/workspace"
@@ -18,10 +19,10 @@ _MAX_KNOWN = 10_000
 class HostStore:
     """The storage of the workspace that a session belongs to; works while the session is open."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, timeout_s: int = config.STORE_TIMEOUT_S) -> None:
         # A copy, because the time limit is the session's: a call that hangs must not hang a node.
         session = copy.copy(session)
-        session.max_invocation_timeout = config.STORE_TIMEOUT_S
+        session.max_invocation_timeout = timeout_s
         self._storage = StorageInvocation(session)
 
     def read(self, key: str) -> bytes | None:
@@ -53,22 +54,28 @@ class Workspaces:
     The name is what the workspace's storage says, asked once for each app.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._known: OrderedDict[str, str] = OrderedDict()
+        self._asks_again_s = float("-inf")
 
-    def of(self, source: str, store: HostStore) -> str:
+    def of(self, source: str, session: Session) -> str | None:
         """The workspace of ``source``, an app or whatever belongs to one workspace alone.
 
-        ``source`` itself while the storage does not answer, and ``""`` is asked each time.
+        ``None`` while the storage does not answer. For ``""`` it is asked each time.
         """
         name = self._known.get(source)
         if name is not None:
             self._known.move_to_end(source)
             return name
+        if self._clock.monotonic() < self._asks_again_s:
+            return None
         try:
-            name = _workspace(store)
+            # Somebody waits for his call to begin.
+            name = _workspace(HostStore(session, timeout_s=1))
         except StoreError:
-            return f"source {source}"
+            self._asks_again_s = self._clock.monotonic() + config.LEDGER_PAUSE_MAX_S
+            return None
         if source:
             self._known[source] = name
             if len(self._known) > _MAX_KNOWN:
