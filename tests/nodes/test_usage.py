@@ -62,6 +62,7 @@ class UsageNode(Node):
         for name in ("cached_requests", "failed_requests", "saved_usd", "unpriced_requests"):
             assert figures[name] == totals[name], name
         assert figures["cache_hit_rate"] == float(usage.cache_hit_rate) <= 1
+        assert float(result.streamed["cache_hit_rate"]) == figures["cache_hit_rate"]
         assert figures["rows"] in [document[f"by_{group}"] for group in GROUPS]
         assert figures["budget"] == document["budget"]
         assert ("```echarts" in result.text) == bool(figures["rows"])
@@ -177,6 +178,7 @@ def test_every_period_and_group_is_reported(
     assert result.json[0]["period"] == period
     assert result.variables["rows"] == result.json[0][f"by_{group}"]
     assert result.variables["total_requests"] == (period != "yesterday")
+    assert (f"| {group.capitalize()} |" in result.text) == (period != "yesterday")
 
 
 def test_text_is_a_table_a_chart_and_sentences(node: UsageNode, llm: Llm) -> None:
