@@ -7,8 +7,8 @@ value that several change, and each looks whether it is still in it.
 A day is *frozen* when the next one is over: then nobody writes its documents any more. Frozen days
 are folded into the document of their month. Whoever folds one comes to the same result, so it does
 no harm to do it twice, or to lose it and do it again; the documents of a day are deleted on a later
-day, when the month was seen to contain it. Months before the last one keep their sums without the
-days, and after thirteen months nothing.
+day, when the month was seen to contain it. Months before the last two, which thirty days may reach
+into, keep their sums without the days, and after thirteen months nothing.
 """
 
 from collections.abc import Iterator
@@ -237,15 +237,15 @@ def fold(store: Store, today: date) -> None:
 
 
 def _put_away(store: Store, since: date, done: date, today: date) -> None:
-    """Drop the days of months before the last one that are done, and months that are too old."""
-    for back in range(2, config.LEDGER_MONTHS + 4):
+    """Drop the days of months before the last two, and months that are too old."""
+    for back in range(3, config.LEDGER_MONTHS + 4):
         first = _months_before(today, back)
         key = _month_key(first)
         if back > config.LEDGER_MONTHS:
             if store.has(key):
                 store.delete(key)
             continue
-        if first < _months_before(since, 2) or _months_before(first, -1) > done:
+        if first < _months_before(since, 3) or _months_before(first, -1) > done:
             continue
         month = _read_month(store, key)
         if month is None or not month.days:

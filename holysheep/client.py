@@ -217,7 +217,6 @@ class Client:
             parameters.period,
             self._clock,
             credential=self._settings,
-            is_stored=False,
         )
 
     def models(self) -> list[str]:

@@ -11,7 +11,7 @@ what was not written is written later. Until then budgets count this process alo
 
 import logging
 import uuid
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -201,36 +201,42 @@ class Ledger:
     def past(self, days: Iterable[date]) -> Past:
         """What all processes have counted on these days, this one up to now."""
         found: dict[date, Tally] = {}
-        missing: Counter[str] = Counter()
-        stored = Archive(self._relay, self._today())
+        missing: list[str] = []
+        stored: Archive | None = Archive(self._relay, self._today()) if self._is_stored else None
         for day in days:
             with self._changed:
                 book = self._books.get(day)
                 own = Tally(book.tally) if book is not None else Tally()
+            found[day] = own
+            if stored is None:
+                continue
             try:
                 doc = stored.day(day, without=self._process if book is not None else "")
                 is_folded = stored.is_folded(day)
             except StoreError as error:
-                missing[f"The storage did not answer ({error}), so this is a part only."] += 1
-                found[day] = own
+                missing.append(_unread("what other processes have counted", error))
+                # It may hang, and there are many days.
+                stored = None
                 continue
             if doc.damaged:
-                missing[f"A stored record of {day} is damaged; what was in it is missing."] += 1
-            tally = Tally(doc.tally)
+                missing.append(f"A stored record of {day} is damaged; what was in it is missing.")
+            found[day] = Tally(doc.tally)
             if not is_folded:
-                tally += own
-            found[day] = tally
+                found[day] += own
             # Many rows of many days; others of the process are to run in between.
             self._clock.sleep(0.0005)
         return Past(found, tuple(missing))
 
-    def refresh(self, credential: str, limits: Limits) -> None:
-        """Read what others have spent from a budget, as far as the storage says."""
+    def refresh(self, credential: str, limits: Limits) -> str:
+        """Read what others have spent from a budget; a sentence if that cannot be read."""
+        if not self._is_stored:
+            return ""
         try:
             with self._turn():
                 self._learn(credential, limits)
-        except StoreError:
-            _log.warning("what others have spent could not be read", exc_info=True)
+        except StoreError as error:
+            return _unread("what other processes have spent", error)
+        return ""
 
     # --- the storage ---
 
@@ -450,6 +456,10 @@ class Ledger:
         oldest = self._today() - _KEPT_DAYS
         for day in [day for day, book in self._books.items() if day < oldest and not book.is_dirty]:
             del self._books[day]
+
+
+def _unread(what: str, error: StoreError) -> str:
+    return f"The storage did not answer ({error}), so {what} is missing in part or as a whole."
 
 
 class _Relay:

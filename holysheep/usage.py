@@ -128,27 +128,28 @@ def read_usage(
     clock: Clock,
     *,
     credential: Settings | None = None,
-    is_stored: bool = True,
     give_way: Callable[[], object] = lambda: None,
 ) -> Usage:
     """The usage of one credential, or with ``None`` of all that the ledger's workspace has.
 
-    ``is_stored`` says that the ledger has a storage, of which an invocation must be open: else
-    there is nothing but what this process has counted. ``give_way`` is called again and again, so
-    that much to add up does not keep others waiting.
+    Where the ledger has a storage, an invocation must be open. ``give_way`` is called again and
+    again, so that much to add up does not keep others waiting.
     """
     first, last = span_of(period, datetime.fromtimestamp(clock.wall(), UTC).date())
-    budget = None
+    budget, unread = None, ""
     if credential is not None:
         limits = Limits(credential.daily_budget_usd, credential.monthly_budget_usd)
-        budget = _budget(ledger, credential.fingerprint, limits, is_stored=is_stored)
+        # Without a monthly limit the ledger does not look at the month's earlier days.
+        monthly = limits.monthly or _NO_LIMIT
+        unread = ledger.refresh(credential.fingerprint, Limits(limits.daily, monthly))
+        budget = _budget(ledger, credential.fingerprint, limits)
     past = ledger.past(_days(first, last))
     sums = _Sums(None if credential is None else credential.fingerprint)
     for day, tally in past.days.items():
         give_way()
         for dimensions, figures in tally:
             sums.add(day, dimensions, figures)
-    return sums.usage(period, first, last, budget, past.missing if is_stored else ())
+    return sums.usage(period, first, last, budget, past.missing or ((unread,) if unread else ()))
 
 
 def span_of(period: UsagePeriod, today: date) -> tuple[date, date]:
@@ -170,13 +171,9 @@ def _days(first: date, last: date) -> tuple[date, ...]:
     return tuple(first + timedelta(days=number) for number in range((last - first).days + 1))
 
 
-def _budget(ledger: Ledger, credential: str, limits: Limits, *, is_stored: bool) -> BudgetStatus:
-    if is_stored:
-        # Without a limit for the month the ledger would not look at its earlier days.
-        monthly = _NO_LIMIT if limits.monthly is None else limits.monthly
-        ledger.refresh(credential, Limits(limits.daily, monthly))
-    daily, monthly_period = ledger.periods(credential, limits)
-    return BudgetStatus(daily.limit, daily.spent, monthly_period.limit, monthly_period.spent)
+def _budget(ledger: Ledger, credential: str, limits: Limits) -> BudgetStatus:
+    daily, monthly = ledger.periods(credential, limits)
+    return BudgetStatus(daily.limit, daily.spent, monthly.limit, monthly.spent)
 
 
 # --- adding up ---

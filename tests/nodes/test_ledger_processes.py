@@ -124,4 +124,3 @@ def test_killed_processes_count_all_but_their_last_second_and_never_pass_the_bud
     counted = Decimal(str(report["total_cost_usd"]))
     assert counted <= spent, "something was counted twice"
     assert spent - counted <= unwritten * COST, "more than the last seconds is missing"
-    print(f"spent {spent}, counted {counted}, unwritten {unwritten * COST}")
