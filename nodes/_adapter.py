@@ -2,15 +2,13 @@
 
 import json
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dify_plugin import DifyPluginEnv
 from dify_plugin.entities.tool import ToolInvokeMessage
 from dify_plugin.errors.model import (
     InvokeAuthorizationError,
@@ -43,15 +41,13 @@ from holysheep.errors import (
     SettingsError,
     TimedOut,
 )
-from holysheep.ledger import Invocation
 from holysheep.media import Image, fetch_file, image_from_bytes
 from holysheep.pacing import paced_text
-from holysheep.ports import Clock
 from holysheep.registry import shared_registry
 from holysheep.results import pieces_of
 from holysheep.settings import parse_settings
 from holysheep.types import Delta
-from nodes._storage import HostStore, Workspaces
+from host import process
 
 Messages = Generator[ToolInvokeMessage, None, None]
 
@@ -88,33 +84,6 @@ def engine_of(tool: Tool) -> Engine:
 
 
 @contextmanager
-def invocation(tool: Tool, node: str, *, lasts: bool = False) -> Iterator[Invocation]:
-    """Where the calls of an invocation are counted; to be left when its outputs are out.
-
-    ``lasts`` says that it goes on after its first call.
-    """
-    session = tool.session
-    store = HostStore(session)
-    app = session.app_id or ""
-    # An app belongs to one workspace. While that is not known, the app stands for it.
-    source = f"app {app or session.session_id}"
-    workspace = _workspaces().of(app, session) or source
-    ledger = shared_registry().ledgers.of(workspace, spawn, formerly=source)
-    with ledger.invocation(node, app=app, store=store, lasts=lasts) as opened:
-        yield opened
-
-
-@cache
-def _workspaces() -> Workspaces:
-    return Workspaces(clock())
-
-
-def clock() -> Clock:
-    """The clock of the process's engines."""
-    return shared_registry().clock
-
-
-@contextmanager
 def host_errors(tool: Tool) -> Iterator[None]:
     """Turn the engine's errors into the host's, without the credential's key."""
     try:
@@ -138,7 +107,7 @@ def images_of(files: Any, *, deadline_s: float) -> list[Image]:
     images = []
     for file in given:
         name = file.filename or "image"
-        content = fetch_file(file.url, name, clock=clock(), deadline_s=deadline_s)
+        content = fetch_file(file.url, name, clock=process.clock(), deadline_s=deadline_s)
         images.append(image_from_bytes(content, name))
     return images
 
@@ -150,7 +119,7 @@ def file_of(value: Any, name: str, *, deadline_s: float) -> tuple[str, bytes]:
         raise InputError(f"{name} must be one file, got {len(given)}.")
     file = given[0]
     filename = file.filename or f"file{file.extension or ''}"
-    return filename, fetch_file(file.url, filename, clock=clock(), deadline_s=deadline_s)
+    return filename, fetch_file(file.url, filename, clock=process.clock(), deadline_s=deadline_s)
 
 
 def _files(value: Any, name: str) -> list[File]:
@@ -162,24 +131,7 @@ def _files(value: Any, name: str) -> list[File]:
 
 def paced(deltas: Iterable[Delta]) -> Iterator[str]:
     """The text of an answer as it arrives, in pieces as few as a person can bear."""
-    return paced_text(iter(deltas), clock=clock(), spawn=spawn)
-
-
-def spawn(work: Callable[[], None]) -> object:
-    """Run ``work`` beside the call that asks for it."""
-    return _threads().submit(work)
-
-
-def give_way() -> None:
-    """Let others run that wait for the one thread of the process."""
-    # Not 0: with that, gevent runs nobody who waits for a time or for a socket.
-    clock().sleep(0.0005)
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    """Threads that are kept for the next call; as many as the SDK runs calls at a time."""
-    return ThreadPoolExecutor(DifyPluginEnv().MAX_WORKER, thread_name_prefix="holysheep")
+    return paced_text(iter(deltas), clock=process.clock(), spawn=process.spawn)
 
 
 def text(tool: Tool, content: str) -> Messages:
@@ -217,7 +169,7 @@ def file(path: Path, mime_type: str) -> Messages:
         yield _file_piece(file_id, number - 1, size, piece, meta)
         if number % 64 == 0:
             # Writing never waits: without this, nobody else runs until the whole file is sent.
-            give_way()
+            process.give_way()
     yield _file_piece(file_id, number, size, b"", meta, is_end=True)
 
 

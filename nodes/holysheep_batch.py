@@ -16,6 +16,7 @@ from holysheep.report import batch_report
 from holysheep.results import ResultFile, RowResult
 from holysheep.rows import Rows, joined, rows_of_file, rows_of_queries
 from holysheep.template import Template
+from host import process
 from nodes import _adapter
 
 MIME_TYPES = {"jsonl": "application/jsonl", "csv": "text/csv"}
@@ -25,10 +26,10 @@ class HolySheepBatchNode(Tool):
     """Rows in, one batch of the engine, a file and totals out."""
 
     def _invoke(self, tool_parameters: dict[str, Any]) -> _adapter.Messages:
-        started_s = _adapter.clock().monotonic()
+        started_s = process.clock().monotonic()
         with (
             _adapter.host_errors(self),
-            _adapter.invocation(self, "batch", lasts=True) as invocation,
+            process.invocation(self.session, "batch", lasts=True) as invocation,
             tempfile.TemporaryDirectory(prefix="holysheep-") as folder,
         ):
             engine = _adapter.engine_of(self)
@@ -42,9 +43,9 @@ class HolySheepBatchNode(Tool):
                 engine,
                 params,
                 rows,
-                clock=_adapter.clock(),
-                spawn=_adapter.spawn,
-                total=check_rows(rows, template, _adapter.clock()),
+                clock=process.clock(),
+                spawn=process.spawn,
+                total=check_rows(rows, template, process.clock()),
                 app_id=self.session.app_id,
                 user_id=self.runtime.user_id,
                 started_s=started_s,
@@ -116,7 +117,7 @@ def _rows(queries: Any, file: Any, deadline_s: float) -> Rows:
         parts.append(rows_of_queries(queries))
     if not is_unset(file) and file != []:
         filename, content = _adapter.file_of(file, "file", deadline_s=deadline_s)
-        parts.append(rows_of_file(content, filename, give_way=_adapter.give_way))
+        parts.append(rows_of_file(content, filename, give_way=process.give_way))
     if not parts:
         raise InputError("There are no rows: give the node queries, or a file, or both.")
     return joined(*parts) if len(parts) > 1 else parts[0]

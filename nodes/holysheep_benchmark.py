@@ -8,6 +8,7 @@ from holysheep.benchmark import Benchmark
 from holysheep.params import BenchmarkParams
 from holysheep.reading import chosen, parsed
 from holysheep.report import benchmark_report
+from host import process
 from nodes import _adapter
 
 
@@ -15,18 +16,18 @@ class HolySheepBenchmarkNode(Tool):
     """A prompt and a number of iterations in, one benchmark of the engine, its figures out."""
 
     def _invoke(self, tool_parameters: dict[str, Any]) -> _adapter.Messages:
-        started_s = _adapter.clock().monotonic()
+        started_s = process.clock().monotonic()
         with (
             _adapter.host_errors(self),
-            _adapter.invocation(self, "benchmark", lasts=True) as invocation,
+            process.invocation(self.session, "benchmark", lasts=True) as invocation,
         ):
             engine = _adapter.engine_of(self)
             given = chosen(tool_parameters, default_model=engine.settings.default_model)
             benchmark = Benchmark(
                 engine,
                 parsed(BenchmarkParams, given),
-                clock=_adapter.clock(),
-                spawn=_adapter.spawn,
+                clock=process.clock(),
+                spawn=process.spawn,
                 started_s=started_s,
                 invocation=invocation,
             )

@@ -7,6 +7,7 @@ from dify_plugin import Tool
 from holysheep.chain import Chain
 from holysheep.params import ChainParams
 from holysheep.reading import chosen, parsed
+from host import process
 from nodes import _adapter
 
 
@@ -14,17 +15,17 @@ class HolySheepChainNode(Tool):
     """A query and steps in, one chain of the engine, the last answer and all results out."""
 
     def _invoke(self, tool_parameters: dict[str, Any]) -> _adapter.Messages:
-        started_s = _adapter.clock().monotonic()
+        started_s = process.clock().monotonic()
         with (
             _adapter.host_errors(self),
-            _adapter.invocation(self, "chain", lasts=True) as invocation,
+            process.invocation(self.session, "chain", lasts=True) as invocation,
         ):
             engine = _adapter.engine_of(self)
             given = chosen(tool_parameters, default_model=engine.settings.default_model)
             chain = Chain(
                 engine,
                 parsed(ChainParams, given),
-                clock=_adapter.clock(),
+                clock=process.clock(),
                 app_id=self.session.app_id,
                 user_id=self.runtime.user_id,
                 started_s=started_s,

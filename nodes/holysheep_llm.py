@@ -9,6 +9,7 @@ from holysheep.errors import HolySheepError
 from holysheep.ledger import Invocation
 from holysheep.params import ChatParams, parse_call
 from holysheep.result import ChatResult
+from host import process
 from nodes import _adapter
 
 
@@ -16,8 +17,8 @@ class HolySheepLLMNode(Tool):
     """Parameters in, one call of the engine, messages out."""
 
     def _invoke(self, tool_parameters: dict[str, Any]) -> _adapter.Messages:
-        started_s = _adapter.clock().monotonic()
-        with _adapter.host_errors(self), _adapter.invocation(self, "llm") as invocation:
+        started_s = process.clock().monotonic()
+        with _adapter.host_errors(self), process.invocation(self.session, "llm") as invocation:
             params, answer = self._ask(tool_parameters, started_s, invocation)
             try:
                 yield from self._text(params, answer)

@@ -9,6 +9,7 @@ from holysheep.reading import parsed, set_values
 from holysheep.report import usage_report
 from holysheep.settings import parse_settings
 from holysheep.usage import Usage, UsageRow, read_usage
+from host import process
 from nodes import _adapter
 
 
@@ -16,14 +17,14 @@ class HolySheepUsageNode(Tool):
     """A period in, its usage out. Makes no call, and is none that is counted."""
 
     def _invoke(self, tool_parameters: dict[str, Any]) -> _adapter.Messages:
-        with _adapter.host_errors(self), _adapter.invocation(self, "usage") as invocation:
+        with _adapter.host_errors(self), process.invocation(self.session, "usage") as invocation:
             params = parsed(UsageParams, set_values(tool_parameters))
             usage = read_usage(
                 invocation.ledger,
                 params.period,
-                _adapter.clock(),
+                process.clock(),
                 credential=parse_settings(self.runtime.credentials),
-                give_way=_adapter.give_way,
+                give_way=process.give_way,
             )
             yield from _adapter.text(self, usage_report(usage, params.group_by))
             yield from self._outputs(usage, usage.rows[params.group_by])

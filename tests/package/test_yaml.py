@@ -989,7 +989,7 @@ def test_difyignore_has_only_patterns_that_the_packager_understands() -> None:
 def test_package_holds_only_what_the_plugin_needs() -> None:
     tops = {path.relative_to(ROOT).parts[0] for path in shipped_files()}
     folders = {top for top in tops if (ROOT / top).is_dir()}
-    assert folders == {"_assets", "holysheep", "nodes", "provider"}
+    assert folders == {"_assets", "endpoints", "group", "holysheep", "host", "nodes", "provider"}
     files = tops - folders
     assert {"manifest.yaml", "README.md", "PRIVACY.md", "LICENSE"} <= files
     assert not {".env", "Makefile", "uv.lock"} & files

@@ -1,0 +1,1 @@
+"""What nodes and endpoints share of the plugin process that they run in."""
