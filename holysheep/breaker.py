@@ -159,6 +159,12 @@ class Breakers:
                 breaker = self._breakers[key] = CircuitBreaker(clock=self._clock)
             return breaker
 
+    def states(self, base_url: str) -> dict[str, State]:
+        """The state of each model's breaker at a base URL."""
+        with self._lock:
+            known = list(self._breakers.items())
+        return {model: breaker.state for (url, model), breaker in known if url == base_url}
+
 
 class BreakerLayer:
     """Asks the model's breaker before the request goes on, and tells it how the request ended."""

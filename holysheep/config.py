@@ -148,6 +148,15 @@ MAX_WORKSPACES = 1000
 # From this part of a budget on, a call is told how much is spent.
 BUDGET_WARNING = 0.8
 
+# Gateway endpoint. Below the 600 s after which Dify ends a request; a body of more than 10 MB is
+# cut off there.
+GATEWAY_TIMEOUT_S = 540
+MAX_GATEWAY_BODY_BYTES = 10_000_000
+MIN_TOKEN_LENGTH = 16
+# A wrong token is answered after so long, and only so many of them are kept waiting at a time.
+WRONG_TOKEN_PAUSE_S = 0.5
+MAX_WRONG_TOKENS = 20
+
 # Streaming to the host: each message costs it time, so a fast stream is sent in pieces.
 STREAM_PIECE_S = 0.05
 # No single host message above this many characters of text (the daemon cuts lines at 5 MB).

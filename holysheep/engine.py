@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from functools import partial
 
-from holysheep.breaker import BreakerLayer, BreakerRecheck, Breakers
+from holysheep.breaker import BreakerLayer, BreakerRecheck, Breakers, State
 from holysheep.budget import BudgetLayer, Limits
 from holysheep.cache import AnswerCache, CacheFill, CacheLookup, key_of
 from holysheep.concurrency import ConcurrencyLayer
@@ -27,11 +27,13 @@ from holysheep.structured import StructuredLayer, parse_answer
 from holysheep.tally import CACHED_STATES, Dimensions
 from holysheep.transport import ChatTransport
 from holysheep.types import (
+    CacheState,
     Call,
     ChatRequest,
     Completed,
     Completion,
     Delta,
+    Event,
     Handler,
     Layer,
     Policy,
@@ -96,6 +98,7 @@ class Engine:
         self.prices = PriceBook(settings.price_overrides)
         self.limits = Limits(settings.daily_budget_usd, settings.monthly_budget_usd)
         self.local = state.ledger.invocation("library")
+        self._state = state
         self.handler = stack(
             [
                 CacheLookup(state.answers, clock),
@@ -150,13 +153,26 @@ class Engine:
         )
         return Answer(self, call, counted_by)
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that are under way upstream."""
+        return self._state.slots.held
+
+    @property
+    def breakers(self) -> dict[str, State]:
+        """The state of the breaker of each model that was asked."""
+        return self._state.breakers.states(self.settings.base_url)
+
     def cost(self, completion: Completion) -> Decimal | None:
         """What an answer cost in USD; ``None`` where nobody knows."""
         return self.prices.cost(completion).usd
 
 
 class Answer:
-    """An answer as it arrives. Iterate it once; ``result`` is there when it has ended."""
+    """An answer as it arrives. Read it once, by iterating it or its ``events``.
+
+    ``result`` is there when it has ended.
+    """
 
     def __init__(self, engine: Engine, call: Call, counted_by: Invocation) -> None:
         self._engine = engine
@@ -166,6 +182,15 @@ class Answer:
 
     def __iter__(self) -> Iterator[Delta]:
         """The pieces of the first choice. Raises the errors of ``holysheep.errors``."""
+        for event in self.events():
+            if isinstance(event, Delta) and event.index == 0:
+                yield event
+
+    def events(self) -> Iterator[Event]:
+        """The pieces of all choices and the whole answer at last, in place of iterating.
+
+        Raises the errors of ``holysheep.errors``.
+        """
         engine, trace = self._engine, self._call.trace
         completion: Completion | None = None
         status = CANCELLED
@@ -176,7 +201,7 @@ class Answer:
                 if isinstance(event, Completed):
                     completion = event.completion
                     status = "ok"
-                elif event.index == 0:
+                else:
                     yield event
         except HolySheepError as error:
             status = error.error_type
@@ -199,6 +224,12 @@ class Answer:
         if engine.limits:
             warning = self._counted_by.ledger.warning(engine.settings.fingerprint, engine.limits)
         self._result = build_result(completion, structured, cost, trace, ended_s, warning)
+        yield Completed(completion)
+
+    @property
+    def cache(self) -> CacheState:
+        """Where the answer comes from, as soon as its first piece is there."""
+        return self._call.trace.cache
 
     def _count(
         self, status: str, completion: Completion | None, cost: Cost, ended_s: float

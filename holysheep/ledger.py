@@ -198,14 +198,17 @@ class Ledger:
 
     # --- reading ---
 
-    def past(self, days: Iterable[date]) -> Past:
-        """What all processes have counted on these days, this one up to now."""
+    def past(self, days: Iterable[date], *, only_stored: bool = False) -> Past:
+        """What all processes have counted on these days, this one up to now.
+
+        With ``only_stored`` what is in the storage: then it is the same whichever process tells it.
+        """
         found: dict[date, Tally] = {}
         missing: list[str] = []
         stored: Archive | None = Archive(self._relay, self._today()) if self._is_stored else None
         for day in days:
             with self._changed:
-                book = self._books.get(day)
+                book = None if only_stored else self._books.get(day)
                 own = Tally(book.tally) if book is not None else Tally()
             found[day] = own
             if stored is None:

@@ -128,21 +128,24 @@ def read_usage(
     clock: Clock,
     *,
     credential: Settings | None = None,
+    budget_of: Settings | None = None,
     give_way: Callable[[], object] = lambda: None,
 ) -> Usage:
     """The usage of one credential, or with ``None`` of all that the ledger's workspace has.
 
-    Where the ledger has a storage, an invocation must be open. ``give_way`` is called again and
-    again, so that much to add up does not keep others waiting.
+    ``budget_of`` is whose budget is told then. Where the ledger has a storage, an invocation must
+    be open. ``give_way`` is called again and again, so that much to add up does not keep others
+    waiting.
     """
-    first, last = span_of(period, datetime.fromtimestamp(clock.wall(), UTC).date())
+    first, last = span_of(period, today_utc(clock))
     budget, unread = None, ""
-    if credential is not None:
-        limits = Limits(credential.daily_budget_usd, credential.monthly_budget_usd)
+    spender = credential or budget_of
+    if spender is not None:
+        limits = Limits(spender.daily_budget_usd, spender.monthly_budget_usd)
         # Without a monthly limit the ledger does not look at the month's earlier days.
         monthly = limits.monthly or _NO_LIMIT
-        unread = ledger.refresh(credential.fingerprint, Limits(limits.daily, monthly))
-        budget = _budget(ledger, credential.fingerprint, limits)
+        unread = ledger.refresh(spender.fingerprint, Limits(limits.daily, monthly))
+        budget = _budget(ledger, spender.fingerprint, limits)
     past = ledger.past(_days(first, last))
     sums = _Sums(None if credential is None else credential.fingerprint)
     for day, tally in past.days.items():
@@ -150,6 +153,11 @@ def read_usage(
         for dimensions, figures in tally:
             sums.add(day, dimensions, figures)
     return sums.usage(period, first, last, budget, past.missing or ((unread,) if unread else ()))
+
+
+def today_utc(clock: Clock) -> date:
+    """The current UTC day."""
+    return datetime.fromtimestamp(clock.wall(), UTC).date()
 
 
 def span_of(period: UsagePeriod, today: date) -> tuple[date, date]:

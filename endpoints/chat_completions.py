@@ -1,0 +1,35 @@
+"""OpenAI's chat completions, with everything that the engine does for a call."""
+
+from endpoints import _adapter
+from holysheep import config
+from holysheep.gateway import Reply, encoded, read_request
+from host import process
+
+
+class ChatCompletions(_adapter.Site):
+    """One chat completion, streamed or not."""
+
+    def answer(self, visitor: _adapter.Visitor) -> _adapter.Answer:
+        """Ask, and hand the answer on."""
+        started_s = process.clock().monotonic()
+        engine = _adapter.needed_engine(visitor)
+        body = visitor.request.get_data()
+        wanted = read_request(body, visitor.headers, engine.settings.default_model)
+        with process.invocation(visitor.session, "gateway") as invocation:
+            answer = engine.ask(
+                wanted.request,
+                wanted.policy,
+                timeout_s=config.GATEWAY_TIMEOUT_S,
+                stream=wanted.stream,
+                started_s=started_s,
+                invocation=invocation,
+            )
+            reply = Reply(wanted, answer, created_s=process.clock().wall())
+            reply.begin()
+            headers = {"x-request-id": reply.id, **reply.headers}
+            if wanted.stream:
+                yield _adapter.Head("text/event-stream; charset=utf-8", headers=headers)
+                yield from reply.chunks()
+            else:
+                yield _adapter.Head(headers=headers)
+                yield from _adapter.whole(encoded(reply.completion()))

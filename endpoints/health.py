@@ -1,0 +1,44 @@
+"""Whether the plugin works."""
+
+from endpoints import _adapter
+from holysheep.config import VERSION
+from holysheep.gateway import ApiError, encoded
+from host import process
+
+
+class Health(_adapter.Site):
+    """Up or down for anyone; more for those who have the token."""
+
+    is_public = True
+
+    def answer(self, visitor: _adapter.Visitor) -> _adapter.Answer:
+        """One look at what is known; nothing is called."""
+        if not visitor.request.headers.get("authorization"):
+            is_up = _is_up(visitor)
+            yield _adapter.Head(status=200 if is_up else 503)
+            yield encoded({"status": "ok" if is_up else "down"})
+            return
+        visitor.admit()
+        engine, is_up = visitor.engine, _is_up(visitor)
+        with process.invocation(visitor.session, "health") as invocation:
+            document = {
+                "status": "ok" if is_up else "down",
+                "version": VERSION,
+                "upstream": None if engine is None else engine.settings.base_url,
+                "breakers": {} if engine is None else engine.breakers,
+                "in_flight": 0 if engine is None else engine.in_flight,
+                "storage": invocation.ledger.problem or "ok",
+                "redis": None,
+            }
+            yield _adapter.Head(status=200 if is_up else 503)
+            yield encoded(document)
+
+
+def _is_up(visitor: _adapter.Visitor) -> bool:
+    """Whether the endpoint is set up well, and its gateway is not known to be down."""
+    try:
+        visitor.has_token()
+        engine = visitor.engine
+    except ApiError:
+        return False
+    return engine is None or engine.breakers.get(engine.settings.default_model) != "open"
