@@ -4,6 +4,10 @@ The daemon starts ``python -m main`` in the plugin's folder with ``INSTALL_METHO
 talks to it in JSON lines over stdin and stdout. `PluginProcess` does the same, so a test or a
 benchmark sees exactly what a workflow would see, without Dify, Docker or a network.
 
+A request to an endpoint goes the same way as a tool call, with the client's request in hexadecimal
+digits as its argument (`PluginProcess.request`; `tests.host.rawhttp` writes it the way the daemon
+does, `tests.host.endpoints` is the HTTP server in front of it).
+
 One call on the wire (one JSON object a line; lines are followed by an empty one)::
 
     host    {"session_id", "event": "request", "data": {"type": "tool", "action": ..., ...}}
@@ -37,8 +41,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 from tests.host.outputs import Arrival, HostFault, HostFile, PluginError, check_message, collect
+from tests.host.rawhttp import (
+    BODYLESS_STATUSES,
+    Answer,
+    Chunk,
+    HttpResult,
+    RawRequest,
+    behind_nginx,
+    check_chunk,
+    daemon_copy,
+    hook_path,
+)
 from tests.host.storage import Replies, Storage
 
 if TYPE_CHECKING:
@@ -48,8 +64,11 @@ if TYPE_CHECKING:
 __all__ = [
     "PROJECT_ROOT",
     "Arrival",
+    "Chunk",
     "HostFault",
     "HostFile",
+    "HttpCall",
+    "HttpResult",
     "Invocation",
     "PluginError",
     "PluginProcess",
@@ -67,6 +86,9 @@ START_TIMEOUT_S = 60.0
 
 CALL_TIMEOUT_S = 30.0
 """Patience for one call; the real host has 600 s, a test has a minute for everything."""
+
+HOOK_ID = "abcdefghijklmnop"
+"""The hook of requests that name none; the real ones are 16 random letters as well."""
 
 STDERR_KEPT_BYTES = 64 * 1024
 
@@ -110,8 +132,9 @@ class Invocation:
         envelope: dict[str, Any],
         tenant_id: str,
         *,
-        is_tool: bool,
+        check: Callable[[dict[str, Any]], None] | None,
         on_done: Callable[[], object] | None,
+        on_message: Callable[[], object] | None,
     ) -> None:
         self.session_id: str = envelope["session_id"]
         self.tenant_id = tenant_id
@@ -121,9 +144,10 @@ class Invocation:
         self.error: PluginError | None = None
         self._process = process
         self._envelope = envelope
-        self._is_tool = is_tool
+        self._check = check
         self._fault: str | None = None
         self._on_done = on_done
+        self._on_message = on_message
         # Two ways to wait, so that the reading thread pays for a wake-up per message only when
         # somebody iterates: `_ended` is locked until the call ends, `_wake` has an item per
         # message once `_watched` is set.
@@ -201,6 +225,8 @@ class Invocation:
         self.messages.append(Arrival(now_s, data))
         if self._watched:
             self._wake.put(None)
+        if self._on_message is not None:
+            self._on_message()
 
     def _finish(
         self, now_s: float, error: PluginError | None = None, fault: str | None = None
@@ -225,6 +251,63 @@ class Invocation:
         return self._process._describe(
             f"the call did not end within {timeout_s:g} s ({len(self.messages)} messages so far)"
         )
+
+
+class HttpCall:
+    """A request under way: iterate over its chunks as they come, or ask for its `result`.
+
+    What comes is what the daemon would send to the client, its own additions after an error
+    included. ``invocation`` is the session below. For one consumer at a time.
+    """
+
+    def __init__(self, invocation: Invocation, method: str) -> None:
+        self.invocation = invocation
+        self._method = method
+
+    @property
+    def done(self) -> bool:
+        """Whether the call has ended, in whatever way."""
+        return self.invocation.done
+
+    def head(self) -> tuple[int, dict[str, str]]:
+        """Wait for status and headers; as for a client, they come with the first chunk."""
+        answer = Answer()
+        next(self._chunks(answer), None)
+        return answer.status, answer.headers
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Yield each chunk as it arrives; raises as `Invocation` does when it is iterated."""
+        return self._chunks(Answer())
+
+    def result(self, timeout_s: float = CALL_TIMEOUT_S) -> HttpResult:
+        """Wait for the end and return the whole response; raises HostFault as `Invocation.wait`."""
+        invocation = self.invocation.wait(timeout_s)
+        ended_s = invocation.ended_s if invocation.ended_s is not None else invocation.started_s
+        answer = Answer()
+        chunks = list(self._chunks(answer))
+        if self._method == "HEAD" or answer.status in BODYLESS_STATUSES:
+            chunks = []
+        return HttpResult(
+            status=answer.status,
+            headers=answer.headers,
+            body=b"".join(chunk.data for chunk in chunks),
+            chunks=chunks,
+            error=invocation.error,
+            elapsed_ms=(ended_s - invocation.started_s) * 1e3,
+            first_ms=(chunks[0].at_s - invocation.started_s) * 1e3 if chunks else None,
+        )
+
+    def abandon(self) -> None:
+        """Stop listening, as the daemon does when the client goes away; the plugin is not told."""
+        self.invocation.abandon()
+
+    def _chunks(self, answer: Answer) -> Iterator[Chunk]:
+        for arrival in self.invocation:
+            if (chunk := answer.take(arrival)) is not None:
+                yield chunk
+        ended_s = self.invocation.ended_s or 0.0
+        if (chunk := answer.finish(self.invocation.error, ended_s)) is not None:
+            yield chunk
 
 
 class PluginProcess:
@@ -358,7 +441,7 @@ class PluginProcess:
             app_id=app_id,
             conversation_id=conversation_id,
             tenant_id=tenant_id,
-            is_tool=True,
+            check=check_message,
             on_done=on_done,
         )
 
@@ -397,6 +480,95 @@ class PluginProcess:
             started.append(self.start(**arguments, on_done=slots.release if slots else None))
         return [invocation.result(timeout_s) for invocation in started]
 
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        **options: Any,
+    ) -> HttpResult:
+        """Send a request to an endpoint and return the whole response.
+
+        ``options`` as in `start_request`.
+        """
+        return self.start_request(method, path, **options).result(timeout_s)
+
+    def start_request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        settings: Mapping[str, Any] | None = None,
+        tenant_id: str = "tenant-1",
+        endpoint_id: str = "endpoint-1",
+        hook_id: str = HOOK_ID,
+        on_done: Callable[[], object] | None = None,
+    ) -> HttpCall:
+        """Send a request to an endpoint and return at once; the endpoint runs in the plugin.
+
+        ``path`` is the declared path with a query if there is one, ``headers`` are the client's
+        (``Host`` is ``localhost`` unless it is among them). The plugin gets them as they come
+        through nginx and the daemon. Without an HTTP server: for that, see
+        `tests.host.endpoints`.
+        """
+        pairs = list(headers.items() if hasattr(headers, "items") else headers)
+        if "host" not in {name.lower() for name, _ in pairs}:
+            pairs.insert(0, ("Host", "localhost"))
+        request = behind_nginx(
+            RawRequest(
+                method,
+                f"/e/{hook_id}" + quote(path, safe="!#$%&'()*+,/:;=?@[]~"),
+                tuple((name, value.encode().decode("latin-1")) for name, value in pairs),
+                body,
+            )
+        )
+        found = hook_path(request.target)
+        if found is None or not found[1]:
+            raise ValueError(f"no path of an endpoint: {path!r}")
+        return self.send_http(
+            method,
+            daemon_copy(request, *found),
+            settings=settings,
+            tenant_id=tenant_id,
+            endpoint_id=endpoint_id,
+            on_done=on_done,
+        )
+
+    def send_http(
+        self,
+        method: str,
+        raw: bytes,
+        *,
+        settings: Mapping[str, Any] | None,
+        tenant_id: str,
+        endpoint_id: str,
+        on_done: Callable[[], object] | None = None,
+        on_message: Callable[[], object] | None = None,
+    ) -> HttpCall:
+        """Send a request to an endpoint that has been written down already; see `start_request`.
+
+        ``on_message`` is called by the reading thread after each message.
+        """
+        invocation = self.send(
+            {
+                "user_id": "",
+                "type": "endpoint",
+                "action": "invoke_endpoint",
+                "raw_http_request": raw.hex(),
+                "settings": dict(settings or {}),
+            },
+            app_id=None,
+            endpoint_id=endpoint_id,
+            tenant_id=tenant_id,
+            check=check_chunk,
+            on_done=on_done,
+            on_message=on_message,
+        )
+        return HttpCall(invocation, method)
+
     def validate(
         self,
         credentials: Mapping[str, Any],
@@ -426,14 +598,17 @@ class PluginProcess:
         *,
         app_id: str | None = "app-1",
         conversation_id: str | None = None,
+        endpoint_id: str | None = None,
         tenant_id: str = "tenant-1",
-        is_tool: bool = False,
+        check: Callable[[dict[str, Any]], None] | None = None,
         on_done: Callable[[], object] | None = None,
+        on_message: Callable[[], object] | None = None,
     ) -> Invocation:
         """Send any request that a daemon can send, for actions without a method of their own.
 
-        ``data`` is the request's body with ``type`` and ``action``. ``is_tool`` has each message
-        checked against the forms of tool messages as it arrives.
+        ``data`` is the request's body with ``type`` and ``action``. ``check`` is called with each
+        message as it arrives and raises KeyError or TypeError for what is no message of this kind
+        of call. The callbacks are called by the reading thread.
         """
         if self._fault is not None:
             raise self._report(self._fault)
@@ -444,11 +619,13 @@ class PluginProcess:
             "conversation_id": conversation_id,
             "message_id": None,
             "app_id": app_id,
-            "endpoint_id": None,
+            "endpoint_id": endpoint_id,
             "context": None,
         }
         line = json.dumps({**envelope, "event": "request", "data": data}).encode() + b"\n"
-        invocation = Invocation(self, envelope, tenant_id, is_tool=is_tool, on_done=on_done)
+        invocation = Invocation(
+            self, envelope, tenant_id, check=check, on_done=on_done, on_message=on_message
+        )
         self._open[invocation.session_id] = invocation
         invocation.started_s = time.perf_counter()
         self._write(line)
@@ -646,8 +823,8 @@ class PluginProcess:
             if kind != "end":  # after an error the SDK sends an end as well
                 self.late.append(message)
         elif kind == "stream":
-            if invocation._is_tool:
-                check_message(data)
+            if invocation._check is not None:
+                invocation._check(data)
             invocation._arrive(now_s, data)
         elif kind == "invoke":
             self._on_backwards_request(invocation, data)
