@@ -194,8 +194,7 @@ class Site(Endpoint):
         return Response(_body(parts), status=head.status, headers=headers)
 
 
-def whole(content: bytes) -> Iterator[bytes]:
-    """A body in pieces that the host can take."""
+def _pieces(content: bytes) -> Iterator[bytes]:
     for start in range(0, len(content), _PIECE_BYTES):
         yield content[start : start + _PIECE_BYTES]
 
@@ -205,7 +204,7 @@ def _body(parts: Answer) -> Generator[bytes, None, None]:
     try:
         for part in parts:
             if isinstance(part, bytes):
-                yield part
+                yield from _pieces(part)
     except Exception:  # noqa: BLE001 - the same
         # What is sent is sent; the client sees an answer that ends early.
         _log.exception("an endpoint failed in the middle of its answer")

@@ -3,6 +3,7 @@
 from endpoints import _adapter
 from holysheep import config
 from holysheep.gateway import Reply, encoded, read_request
+from holysheep.pacing import paced_bytes
 from host import process
 
 
@@ -29,7 +30,8 @@ class ChatCompletions(_adapter.Site):
             headers = {"x-request-id": reply.id, **reply.headers}
             if wanted.stream:
                 yield _adapter.Head("text/event-stream; charset=utf-8", headers=headers)
-                yield from reply.chunks()
+                # Dify keeps 128 pieces for a client that reads slowly, and drops what follows.
+                yield from paced_bytes(reply.chunks(), clock=process.clock(), spawn=process.spawn)
             else:
                 yield _adapter.Head(headers=headers)
-                yield from _adapter.whole(encoded(reply.completion()))
+                yield encoded(reply.completion())

@@ -13,4 +13,4 @@ class DashboardPage(_adapter.Site):
         """The whole page."""
         del visitor
         yield _adapter.Head("text/html; charset=utf-8")
-        yield from _adapter.whole(page().encode())
+        yield page().encode()

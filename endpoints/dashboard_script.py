@@ -13,4 +13,4 @@ class DashboardScript(_adapter.Site):
         """The whole script."""
         del visitor
         yield _adapter.Head("text/javascript; charset=utf-8")
-        yield from _adapter.whole(script())
+        yield script()

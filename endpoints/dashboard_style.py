@@ -13,4 +13,4 @@ class DashboardStyle(_adapter.Site):
         """The whole stylesheet."""
         del visitor
         yield _adapter.Head("text/css; charset=utf-8")
-        yield from _adapter.whole(stylesheet())
+        yield stylesheet()

@@ -26,4 +26,4 @@ class Metrics(_adapter.Site):
                 periods = ledger.periods(engine.settings.fingerprint, limits)
             text = metrics.exposition(tally, engine, periods, is_stored=not ledger.problem)
             yield _adapter.Head(metrics.CONTENT_TYPE)
-            yield from _adapter.whole(text)
+            yield text

@@ -14,4 +14,4 @@ class Models(_adapter.Site):
         engine = _adapter.needed_engine(visitor)
         names = list_models(engine, clock=process.clock())
         yield _adapter.Head()
-        yield from _adapter.whole(encoded(models_list(names)))
+        yield encoded(models_list(names))

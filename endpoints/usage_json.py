@@ -27,4 +27,4 @@ class UsageJson(_adapter.Site):
                 give_way=process.give_way,
             )
             yield _adapter.Head()
-            yield from _adapter.whole(encoded(usage.to_json()))
+            yield encoded(usage.to_json())

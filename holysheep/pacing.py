@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 
 from holysheep import config
 from holysheep.ports import Clock, Spawn
+from holysheep.streams import hang_up
 from holysheep.types import Delta
 
 _TOLERANCE_S = 1e-4
 
 
 @dataclass(slots=True)
-class _Shared:
+class _Shared[Piece: (str, bytes)]:
     """What the reading thread has found and the consumer has not taken."""
 
-    pieces: list[str] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
     ended: bool = False
     error: BaseException | None = None
     abandoned: bool = False
@@ -36,32 +37,71 @@ def paced_text(
 
     Raises what ``deltas`` raises, after the text that came before it.
     """
-    for delta in deltas:
-        yield from _bounded(delta.text)
-        if delta.text and not delta.is_last:
+    size = config.MAX_PIECE_CHARS
+    for piece in _paced(_texts(deltas), "", clock, spawn, interval_s):
+        for start in range(0, len(piece), size):
+            yield piece[start : start + size]
+
+
+def paced_bytes(
+    pieces: Iterator[bytes],
+    *,
+    clock: Clock,
+    spawn: Spawn,
+    interval_s: float = config.STREAM_PIECE_S,
+) -> Iterator[bytes]:
+    """The same for pieces of a body, none of which is divided."""
+    return _paced(_never_last(pieces), b"", clock, spawn, interval_s)
+
+
+def _texts(deltas: Iterator[Delta]) -> Iterator[tuple[str, bool]]:
+    try:
+        for delta in deltas:
+            if delta.text:
+                yield delta.text, delta.is_last
+    finally:
+        hang_up(deltas)
+
+
+def _never_last(pieces: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    try:
+        for piece in pieces:
+            yield piece, False
+    finally:
+        hang_up(pieces)
+
+
+def _paced[Piece: (str, bytes)](
+    pieces: Iterator[tuple[Piece, bool]],
+    empty: Piece,
+    clock: Clock,
+    spawn: Spawn,
+    interval_s: float,
+) -> Iterator[Piece]:
+    """Pieces joined; each comes with whether it is the last, where that is known."""
+    for piece, is_last in pieces:
+        yield piece
+        if not is_last:
             break
     else:
         return
-    shared = _Shared()
+    shared: _Shared[Piece] = _Shared()
     changed = clock.condition()
 
     def read_ahead() -> None:
         error: BaseException | None = None
         try:
-            for delta in deltas:
+            for piece, _ in pieces:
                 if shared.abandoned:
                     break
-                if delta.text:
-                    with changed:
-                        shared.pieces.append(delta.text)
-                        if len(shared.pieces) == 1:
-                            changed.notify_all()
+                with changed:
+                    shared.pieces.append(piece)
+                    if len(shared.pieces) == 1:
+                        changed.notify_all()
         except BaseException as raised:  # noqa: BLE001 - raised again where the caller is
             error = raised
         finally:
-            close = getattr(deltas, "close", None)
-            if close is not None:
-                close()
+            hang_up(pieces)
             with changed:
                 shared.ended = True
                 shared.error = error
@@ -77,10 +117,10 @@ def paced_text(
                     if shared.pieces and left <= _TOLERANCE_S:
                         break
                     changed.wait(left if shared.pieces else None)
-                pieces, shared.pieces = shared.pieces, []
+                found, shared.pieces = shared.pieces, []
                 ended = shared.ended
-            if pieces:
-                yield from _bounded("".join(pieces))
+            if found:
+                yield empty.join(found)
                 sent_s = clock.monotonic()
             if ended:
                 if shared.error is not None:
@@ -88,9 +128,3 @@ def paced_text(
                 return
     finally:
         shared.abandoned = True
-
-
-def _bounded(text: str) -> Iterator[str]:
-    """``text`` in parts that fit into one host message each."""
-    for start in range(0, len(text), config.MAX_PIECE_CHARS):
-        yield text[start : start + config.MAX_PIECE_CHARS]

@@ -1,6 +1,7 @@
 """Helpers for iterators of events."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from holysheep.types import Call, Delta, Event
 
@@ -27,7 +28,7 @@ def unseen(call: Call, events: Iterator[Event]) -> Iterator[Event]:
     return _resumed(held, events)
 
 
-def hang_up(events: Iterator[Event]) -> None:
+def hang_up(events: Iterator[Any]) -> None:
     """End an answer that nobody reads any more, and with it the request to upstream."""
     close = getattr(events, "close", None)
     if close is not None:
