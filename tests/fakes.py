@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 import holysheep
+from holysheep.budget import Limits
 from holysheep.errors import ConnectFailed
 from holysheep.types import (
     Call,
@@ -38,9 +39,12 @@ from holysheep.types import (
 )
 
 if TYPE_CHECKING:
+    from decimal import Decimal
     from types import FrameType, TracebackType
 
+    from holysheep.ledger import Ledger
     from holysheep.ports import Clock
+    from holysheep.types import Purse
 
 KEY = "test-key-" + "a" * 20
 START_S = 1_000.0
@@ -640,6 +644,7 @@ def a_call(
     timeout_s: float = 60.0,
     stream: bool = True,
     shows_reasoning: bool = True,
+    purse: Purse | None = None,
     **policy: Any,
 ) -> Call:
     """A call that begins now."""
@@ -651,7 +656,13 @@ def a_call(
         Trace(started_s=now),
         stream=stream,
         shows_reasoning=shows_reasoning,
+        purse=purse,
     )
+
+
+def a_purse(ledger: Ledger, daily: Decimal | None = None, monthly: Decimal | None = None) -> Purse:
+    """What the calls of a credential spend from, in the memory of a ledger's process alone."""
+    return ledger.invocation("test").purse("credential", Limits(daily, monthly))
 
 
 def a_completion(text: str = "Hi there", *, model: str = "gpt-4.1", **fields: Any) -> Completion:

@@ -13,21 +13,31 @@ from typing import Any
 import pytest
 
 from holysheep.breaker import BreakerLayer, CircuitBreaker
-from holysheep.budget import Budget, BudgetLayer
+from holysheep.budget import BudgetLayer
 from holysheep.cache import CacheFill, CacheLookup, MemoryCache, key_of
 from holysheep.concurrency import ConcurrencyLayer
 from holysheep.engine import stack
 from holysheep.errors import BudgetExceeded, RateLimited, ServerError
 from holysheep.fair import FairSemaphore
+from holysheep.ledger import Ledger
 from holysheep.limiter import RateLimiter
 from holysheep.pacing import paced_text
-from holysheep.ports import SystemClock
+from holysheep.ports import SystemClock, spawn_thread
 from holysheep.pricing import PriceBook
 from holysheep.ratelimit import RateLimitLayer
 from holysheep.retry import RetryLayer
 from holysheep.singleflight import Flights, SingleFlightLayer
 from holysheep.types import Call, Completed, Delta, Event
-from tests.fakes import a_call, a_completion, a_request, answered, in_threads, kinds, text_of
+from tests.fakes import (
+    a_call,
+    a_completion,
+    a_purse,
+    a_request,
+    answered,
+    in_threads,
+    kinds,
+    text_of,
+)
 
 CALLERS = 100
 
@@ -258,16 +268,16 @@ def test_after_a_pause_one_call_of_fifty_goes_first() -> None:
 
 def test_a_budget_is_not_overspent_by_a_hundred_calls() -> None:
     clock = SystemClock()
-    budget = Budget(Decimal("0.004"), None, clock=clock)
-    layer = BudgetLayer(budget, PriceBook())
+    purse = a_purse(Ledger(clock, spawn_thread), Decimal("0.004"))
+    layer = BudgetLayer(PriceBook())
     gateway = Gateway()
-    outcomes = in_threads(CALLERS, lambda _: text_of(layer(a_call(clock), gateway)))
+    outcomes = in_threads(CALLERS, lambda _: text_of(layer(a_call(clock, purse=purse), gateway)))
     assert kinds(outcomes).keys() == {"str", "BudgetExceeded"}
     cost = PriceBook().cost(a_completion()).usd
     assert cost is not None
     assert gateway.calls * cost <= Decimal("0.004")
     with pytest.raises(BudgetExceeded):
-        budget.hold(Decimal("0.004"))
+        purse.hold(Decimal("0.004"))
 
 
 def test_callers_of_a_few_questions_make_a_few_upstream_calls() -> None:

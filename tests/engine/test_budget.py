@@ -1,5 +1,6 @@
 """Budgets: what is held, what is settled, and that parallel calls cannot spend past a limit."""
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -7,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holysheep.budget import Budget, BudgetLayer
+from holysheep.budget import Budget, BudgetLayer, Limits
 from holysheep.errors import BudgetExceeded, ConnectFailed, HolySheepError, ServerError
+from holysheep.ledger import Ledger
+from holysheep.ports import Clock, spawn_thread
 from holysheep.pricing import Price, PriceBook
 from holysheep.tokens import most_prompt_tokens
-from holysheep.types import ChatRequest, Event, Usage
+from holysheep.types import ChatRequest, Event, Purse, Usage
 from tests.fakes import (
     BROKEN_OFF,
     FakeClock,
@@ -21,6 +24,7 @@ from tests.fakes import (
     StandingClock,
     VirtualTime,
     a_call,
+    a_purse,
     a_request,
     abandon,
     answered,
@@ -38,15 +42,19 @@ def usd(amount: float | str) -> Decimal:
     return Decimal(str(amount))
 
 
-def spendable(budget: Budget, step: Decimal = Decimal("0.01")) -> Decimal:
+def a_ledger(clock: Clock | None = None) -> Ledger:
+    return Ledger(clock or FakeClock(), spawn_thread)
+
+
+def spendable(purse: Purse, step: Decimal = Decimal("0.01")) -> Decimal:
     """What could be held now."""
     total = Decimal(0)
     try:
         while True:
-            budget.hold(step)
+            purse.hold(step)
             total += step
     except BudgetExceeded:
-        budget.settle(total, Decimal(0))
+        purse.settle(total, Decimal(0))
         return total
 
 
@@ -54,109 +62,144 @@ def spendable(budget: Budget, step: Decimal = Decimal("0.01")) -> Decimal:
 
 
 def test_a_budget_can_be_spent_to_the_last_cent_and_no_further() -> None:
-    budget = Budget(usd("1.00"), None, clock=FakeClock())
-    budget.hold(usd("1.00"))
+    purse = a_purse(a_ledger(), usd("1.00"))
+    purse.hold(usd("1.00"))
     with pytest.raises(BudgetExceeded):
-        budget.hold(usd("0.01"))
+        purse.hold(usd("0.01"))
 
 
 def test_what_was_held_and_not_spent_can_be_spent() -> None:
-    budget = Budget(usd(1), None, clock=FakeClock())
-    budget.hold(usd(1))
-    budget.settle(usd(1), usd("0.25"))
-    assert spendable(budget) == usd("0.75")
+    purse = a_purse(a_ledger(), usd(1))
+    purse.hold(usd(1))
+    purse.settle(usd(1), usd("0.25"))
+    assert spendable(purse) == usd("0.75")
 
 
 def test_the_refusal_says_how_much_there_is_and_when_there_is_more() -> None:
-    budget = Budget(usd(1), None, clock=FakeClock())
-    budget.hold(usd("0.9"))
-    budget.settle(usd("0.9"), usd("0.6"))
-    budget.hold(usd("0.3"))
+    purse = a_purse(a_ledger(), usd(1))
+    purse.hold(usd("0.9"))
+    purse.settle(usd("0.9"), usd("0.6"))
+    purse.hold(usd("0.3"))
     with pytest.raises(BudgetExceeded) as raised:
-        budget.hold(usd("0.2"))
+        purse.hold(usd("0.2"))
     for told in ("daily", "1 USD", "0.600000", "0.300000", "0.200000", "2026-01-02 00:00 UTC"):
         assert told in raised.value.message
 
 
 def test_both_limits_must_have_room() -> None:
-    budget = Budget(usd(10), usd(1), clock=FakeClock())
+    purse = a_purse(a_ledger(), usd(10), usd(1))
     with pytest.raises(BudgetExceeded, match=r"monthly.*2026-02-01"):
-        budget.hold(usd(2))
+        purse.hold(usd(2))
 
 
 def test_a_refused_call_holds_nothing() -> None:
-    budget = Budget(usd(10), usd(1), clock=FakeClock())
+    purse = a_purse(a_ledger(), usd(10), usd(1))
     for _ in range(100):
         with pytest.raises(BudgetExceeded):
-            budget.hold(usd(2))
-    assert spendable(budget) == usd(1)
+            purse.hold(usd(2))
+    assert spendable(purse) == usd(1)
 
 
 def test_a_new_day_begins_with_an_empty_day_and_the_spend_of_the_month() -> None:
     clock = FakeClock()
-    budget = Budget(usd(1), usd("1.50"), clock=clock)
-    budget.hold(usd(1))
-    budget.settle(usd(1), usd(1))
+    purse = a_purse(a_ledger(clock), usd(1), usd("1.50"))
+    purse.hold(usd(1))
+    purse.settle(usd(1), usd(1))
     clock.sleep(DAY_S - 1)
-    assert spendable(budget) == 0
+    assert spendable(purse) == 0
     clock.sleep(1)
-    assert spendable(budget) == usd("0.50")
+    assert spendable(purse) == usd("0.50")
 
 
 def test_a_new_month_begins_with_nothing_spent() -> None:
     clock = FakeClock()
-    budget = Budget(None, usd(1), clock=clock)
-    budget.hold(usd(1))
-    budget.settle(usd(1), usd(1))
+    purse = a_purse(a_ledger(clock), None, usd(1))
+    purse.hold(usd(1))
+    purse.settle(usd(1), usd(1))
     clock.sleep(30 * DAY_S)
-    assert spendable(budget) == 0
+    assert spendable(purse) == 0
     clock.sleep(DAY_S)
-    assert spendable(budget) == usd(1)
+    assert spendable(purse) == usd(1)
 
 
 def test_a_call_that_ends_after_midnight_counts_for_the_day_on_which_it_ended() -> None:
     clock = FakeClock()
-    budget = Budget(usd(1), None, clock=clock)
+    purse = a_purse(a_ledger(clock), usd(1))
     clock.sleep(DAY_S - 10)
-    budget.hold(usd(1))
+    purse.hold(usd(1))
     clock.sleep(20)
-    budget.settle(usd(1), usd("0.4"))
-    assert spendable(budget) == usd("0.6")
+    purse.settle(usd(1), usd("0.4"))
+    assert spendable(purse) == usd("0.6")
 
 
-def test_a_changed_limit_keeps_what_was_spent_and_held() -> None:
-    budget = Budget(usd(1), None, clock=FakeClock())
-    budget.hold(usd("0.5"))
-    budget.settle(usd("0.5"), usd("0.5"))
-    budget.hold(usd("0.25"))
-    budget.resize(usd(2), None)
-    assert spendable(budget) == usd("1.25")
+@pytest.mark.parametrize(("limit", "left"), [("2", "1.25"), ("0.8", "0.05"), ("0.6", "0")])
+def test_a_changed_limit_keeps_what_was_spent_and_held(limit: str, left: str) -> None:
+    ledger = a_ledger()
+    before = a_purse(ledger, usd(1))
+    before.hold(usd("0.5"))
+    before.settle(usd("0.5"), usd("0.5"))
+    before.hold(usd("0.25"))
+    assert spendable(a_purse(ledger, usd(limit))) == usd(left)
+
+
+def test_a_limit_that_is_taken_away_keeps_nobody_from_settling() -> None:
+    ledger = a_ledger()
+    before = a_purse(ledger, usd(1))
+    before.hold(usd(1))
+    a_purse(ledger).hold(usd(10))
+    before.settle(usd(1), usd("0.25"))
+    a_purse(ledger).settle(usd(10), Decimal(0))
+    assert spendable(a_purse(ledger, usd(1))) == usd("0.75")
 
 
 def test_a_budget_without_limits_holds_anything() -> None:
-    budget = Budget(None, None, clock=FakeClock())
-    assert not budget.is_limited
-    budget.hold(usd(10**12))
+    assert not Limits()
+    a_purse(a_ledger()).hold(usd(10**12))
+
+
+@pytest.mark.parametrize("limits", [Limits(daily=usd(1)), Limits(monthly=usd(1))])
+def test_one_limit_is_enough_to_be_one(limits: Limits) -> None:
+    assert limits
+
+
+def test_credentials_do_not_spend_from_each_others_budgets() -> None:
+    invocation = a_ledger().invocation("test")
+    one, other = (invocation.purse(name, Limits(daily=usd(1))) for name in ("one", "other"))
+    one.hold(usd(1))
+    assert (spendable(one), spendable(other)) == (0, usd(1))
+
+
+def test_all_nodes_of_a_workspace_spend_from_one_budget() -> None:
+    ledger = a_ledger()
+    one, other = (
+        ledger.invocation(node).purse("credential", Limits(daily=usd(1))) for node in ("llm", "b")
+    )
+    one.hold(usd("0.75"))
+    assert spendable(other) == usd("0.25")
 
 
 def test_a_budget_is_idle_while_there_is_nothing_to_lose() -> None:
-    budget = Budget(usd(1), None, clock=FakeClock())
-    assert budget.is_idle
-    budget.hold(usd("0.5"))
-    assert not budget.is_idle
-    budget.settle(usd("0.5"), Decimal(0))
-    assert budget.is_idle
-    budget.settle(Decimal(0), usd("0.5"))
-    assert not budget.is_idle
+    ledger = a_ledger()
+    purse = a_purse(ledger, usd(1))
+    assert ledger.is_idle
+    purse.hold(usd("0.5"))
+    assert not ledger.is_idle
+    purse.settle(usd("0.5"), Decimal(0))
+    assert ledger.is_idle
+    purse.settle(Decimal(0), usd("0.5"))
+    assert not ledger.is_idle
 
 
 def test_a_budget_is_idle_again_when_all_it_knows_of_is_over() -> None:
     clock = FakeClock()
-    budget = Budget(usd(1), usd(10), clock=clock)
-    budget.hold(usd(1))
-    budget.settle(usd(1), usd(1))
-    clock.sleep(32 * DAY_S)
-    assert budget.is_idle
+    ledger = a_ledger(clock)
+    purse = a_purse(ledger, usd(1), usd(10))
+    purse.hold(usd(1))
+    purse.settle(usd(1), usd(1))
+    clock.sleep(30 * DAY_S)
+    assert not ledger.is_idle
+    clock.sleep(DAY_S)
+    assert ledger.is_idle
 
 
 @given(
@@ -168,16 +211,16 @@ def test_a_budget_is_idle_again_when_all_it_knows_of_is_over() -> None:
 def test_no_history_of_honest_holds_spends_past_the_limit(
     limit: Decimal, calls: list[tuple[Decimal, float]]
 ) -> None:
-    budget = Budget(limit, None, clock=FakeClock())
+    purse = a_purse(a_ledger(), limit)
     spent = Decimal(0)
     held: list[tuple[Decimal, Decimal]] = []
     for worst, share in calls:
         try:
-            budget.hold(worst)
+            purse.hold(worst)
         except BudgetExceeded:
             if held:
                 amount, cost = held.pop()
-                budget.settle(amount, cost)
+                purse.settle(amount, cost)
                 spent += cost
         else:
             held.append((worst, (worst * usd(share)).quantize(usd("0.0001"))))
@@ -185,9 +228,173 @@ def test_no_history_of_honest_holds_spends_past_the_limit(
 
 
 def test_a_hundred_threads_hold_exactly_what_there_is() -> None:
-    budget = Budget(usd(1), None, clock=StandingClock())
-    outcomes = in_threads(100, lambda _: budget.hold(usd("0.02")))
+    purse = a_purse(a_ledger(StandingClock()), usd(1))
+    outcomes = in_threads(100, lambda _: purse.hold(usd("0.02")))
     assert kinds(outcomes) == {"NoneType": 50, "BudgetExceeded": 50}
+
+
+# --- what processes share -----------------------------------------------------------------------
+
+
+def room_of(budget: Budget, limits: Limits) -> list[Decimal | None]:
+    """What is left of the day and of the month."""
+    return [period.room for period in budget.periods(limits)]
+
+
+def test_what_was_not_claimed_covers_nothing() -> None:
+    assert not Budget(FakeClock()).covers(usd("0.01"))
+
+
+def test_a_claim_covers_the_calls_that_wait_for_it_and_a_small_part_of_the_rest() -> None:
+    budget = Budget(FakeClock())
+    budget.claim(Limits(daily=usd(1)), wanted_usd=usd("0.4"), each_usd=usd("0.1"))
+    assert budget.covers(usd("0.4"))
+    assert not budget.covers(usd("0.4") + usd("0.6") / 20 + usd("0.01"))
+
+
+def test_a_claim_where_there_is_plenty_covers_ten_calls_ahead() -> None:
+    budget = Budget(FakeClock())
+    budget.claim(Limits(daily=usd(1000)), wanted_usd=usd("0.1"), each_usd=usd("0.1"))
+    assert budget.covers(usd("1.1"))
+    assert not budget.covers(usd("1.11"))
+
+
+def test_what_is_held_of_a_claim_covers_nothing_else() -> None:
+    limits = Limits(daily=usd(1))
+    budget = Budget(FakeClock())
+    budget.claim(limits, wanted_usd=usd(1), each_usd=usd(1))
+    budget.hold(limits, usd("0.75"))
+    assert not budget.covers(usd("0.26"))
+    budget.settle(usd("0.75"), usd("0.5"))
+    assert budget.covers(usd("0.5"))
+    assert not budget.covers(usd("0.51"))
+
+
+def test_a_claim_is_for_the_day_on_which_it_was_made() -> None:
+    clock = FakeClock()
+    budget = Budget(clock)
+    budget.claim(Limits(daily=usd(1)), wanted_usd=usd(1), each_usd=usd(1))
+    clock.sleep(DAY_S)
+    assert not budget.covers(usd("0.01"))
+
+
+def test_what_others_have_claimed_cannot_be_spent() -> None:
+    limits = Limits(daily=usd(1), monthly=usd(2))
+    budget = Budget(FakeClock())
+    budget.learn(limits, usd("0.75"))
+    assert room_of(budget, limits) == [usd("0.25"), usd("1.25")]
+    with pytest.raises(BudgetExceeded):
+        budget.hold(limits, usd("0.26"))
+
+
+def test_a_claim_gives_way_to_what_others_have_claimed_but_not_what_is_in_use() -> None:
+    limits = Limits(daily=usd(1))
+    budget = Budget(FakeClock())
+    budget.claim(limits, wanted_usd=usd(1), each_usd=usd("0.1"))
+    budget.hold(limits, usd("0.25"))
+    budget.learn(limits, usd("0.5"))
+    assert budget.claimed(budget.today) == usd("0.5")
+    budget.learn(limits, usd("0.9"))
+    assert budget.claimed(budget.today) == usd("0.25")
+
+
+@given(
+    order=st.permutations([0, 0, 0, 1, 1, 1]),
+    worst=st.tuples(*[st.decimals("0.0001", 1, places=4)] * 2),
+)
+def test_of_two_that_claim_at_the_same_time_both_are_covered_only_if_there_is_enough(
+    order: list[int], worst: tuple[Decimal, Decimal]
+) -> None:
+    limits = Limits(daily=usd(1))
+    budgets = [Budget(FakeClock()), Budget(FakeClock())]
+    stored = [Decimal(0), Decimal(0)]
+
+    def claims(number: int) -> Iterator[None]:
+        budget = budgets[number]
+        budget.claim(limits, worst[number], worst[number])
+        yield
+        stored[number] = budget.claimed(budget.today)
+        yield
+        budget.learn(limits, stored[1 - number])
+        yield
+
+    steps = [claims(0), claims(1)]
+    for number in order:
+        next(steps[number])
+    covered = [
+        amount for budget, amount in zip(budgets, worst, strict=True) if budget.covers(amount)
+    ]
+    assert sum(covered) <= 1
+
+
+def test_what_is_released_is_what_is_not_in_use() -> None:
+    limits = Limits(daily=usd(1))
+    budget = Budget(FakeClock())
+    budget.claim(limits, wanted_usd=usd(1), each_usd=usd(1))
+    budget.settle(Decimal(0), usd("0.25"))
+    budget.release()
+    assert budget.claimed(budget.today) == usd("0.25")
+    assert not budget.covers(usd("0.01"))
+
+
+def test_what_was_claimed_stays_so_while_calls_are_under_way() -> None:
+    limits = Limits(daily=usd(1))
+    budget = Budget(FakeClock())
+    budget.claim(limits, wanted_usd=usd(1), each_usd=usd(1))
+    budget.hold(limits, usd("0.25"))
+    budget.release()
+    assert budget.claimed(budget.today) == usd(1)
+
+
+def test_earlier_days_of_the_month_are_those_of_all_processes_and_count_once() -> None:
+    limits = Limits(monthly=usd(1))
+    clock = FakeClock()
+    budget = Budget(clock)
+    budget.settle(Decimal(0), usd("0.25"))
+    first_day = budget.today
+    clock.sleep(DAY_S)
+    budget.release()
+    assert room_of(budget, limits) == [None, usd("0.75")]
+    budget.learn(limits, usd(0), {first_day: usd("0.5")})
+    assert room_of(budget, limits) == [None, usd("0.5")]
+
+
+def test_the_last_month_is_no_part_of_this_one() -> None:
+    limits = Limits(monthly=usd(1))
+    clock = FakeClock()
+    budget = Budget(clock)
+    budget.learn(limits, usd("0.5"), {budget.today: usd("0.25")})
+    clock.sleep(31 * DAY_S)
+    assert room_of(budget, limits) == [None, usd(1)]
+
+
+# --- the warning --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        (Limits(daily=usd(1)), "80 % of the daily budget of 1 USD"),
+        (Limits(monthly=usd(1)), "80 % of the monthly budget of 1 USD"),
+        (Limits(daily=usd(10), monthly=usd("0.9")), "89 % of the monthly budget of 0.9 USD"),
+    ],
+)
+def test_from_four_fifths_on_it_is_told_how_much_is_spent(limits: Limits, told: str) -> None:
+    ledger = a_ledger()
+    purse = ledger.invocation("test").purse("credential", limits)
+    purse.settle(Decimal(0), usd("0.8"))
+    warning = ledger.warning("credential", limits)
+    assert warning.startswith(told)
+    assert "resets at 2026-" in warning
+
+
+@pytest.mark.parametrize("limits", [Limits(daily=usd(1), monthly=usd(1)), Limits()])
+def test_below_four_fifths_nothing_is_told_whatever_is_held(limits: Limits) -> None:
+    ledger = a_ledger()
+    purse = ledger.invocation("test").purse("credential", limits)
+    purse.settle(Decimal(0), usd("0.799999"))
+    purse.hold(usd("0.2"))
+    assert ledger.warning("credential", limits) == ""
 
 
 # --- the layer ----------------------------------------------------------------------------------
@@ -198,16 +405,19 @@ class Spending:
 
     def __init__(self, limit_tokens: int, *behaviours: Any, seed: int | None = None) -> None:
         self.time = VirtualTime(seed)
-        self.budget = Budget(limit_tokens * PER_TOKEN, None, clock=self.time)
-        self.layer = BudgetLayer(self.budget, PRICES)
+        self.purse = a_purse(a_ledger(self.time), limit_tokens * PER_TOKEN)
+        self.layer = BudgetLayer(PRICES)
         self.below = ScriptedHandler(self.time, *behaviours)
 
-    def ask(self, request: ChatRequest | None = None, **policy: Any) -> list[Event]:
-        return list(self.layer(a_call(self.time, request, **policy), self.below))
+    def events(self, request: ChatRequest | None = None) -> Iterator[Event]:
+        return self.layer(a_call(self.time, request, purse=self.purse), self.below)
+
+    def ask(self, request: ChatRequest | None = None) -> list[Event]:
+        return list(self.events(request))
 
     @property
     def left_tokens(self) -> int:
-        return int(spendable(self.budget, PER_TOKEN) / PER_TOKEN)
+        return int(spendable(self.purse, PER_TOKEN) / PER_TOKEN)
 
 
 PROMPT = most_prompt_tokens(a_request())
@@ -267,6 +477,12 @@ def test_fifty_parallel_calls_without_a_limit_of_their_answers_do_not_overshoot(
     assert kinds(spending.time.run()).get("list", 0) <= 2
 
 
+def a_budgeted_layer(prices: PriceBook, limit: Decimal) -> tuple[OneLayer, Purse]:
+    """The layer alone, and what calls to it may spend from."""
+    layer = OneLayer(lambda _: BudgetLayer(prices))
+    return layer, a_purse(a_ledger(layer.clock), limit)
+
+
 def test_the_worst_case_is_that_of_the_dearest_model_of_the_call() -> None:
     prices = PriceBook(
         {
@@ -274,29 +490,29 @@ def test_the_worst_case_is_that_of_the_dearest_model_of_the_call() -> None:
             "dear": Price(input=Decimal(1000), output=Decimal(1000)),
         }
     )
-    budgeted = OneLayer(lambda clock: BudgetLayer(Budget(usd("0.05"), None, clock=clock), prices))
-    budgeted.ask()
+    budgeted, purse = a_budgeted_layer(prices, usd("0.05"))
+    budgeted.ask(purse=purse)
     with pytest.raises(BudgetExceeded):
-        budgeted.ask(fallback_models=("dear",))
+        budgeted.ask(purse=purse, fallback_models=("dear",))
 
 
 def test_the_worst_case_counts_prompt_tokens_at_the_dearest_of_their_prices() -> None:
     price = Price(input=Decimal(1000), cache_write=Decimal(4000), output=Decimal(0))
     prices = PriceBook({"gpt-4.1": price})
     limit = PROMPT * PER_TOKEN * 2
-    budgeted = OneLayer(lambda clock: BudgetLayer(Budget(limit, None, clock=clock), prices))
+    budgeted, purse = a_budgeted_layer(prices, limit)
     with pytest.raises(BudgetExceeded):
-        budgeted.ask()
+        budgeted.ask(purse=purse)
 
 
 def test_a_model_without_a_price_is_refused_where_there_is_a_budget() -> None:
-    budgeted = OneLayer(lambda clock: BudgetLayer(Budget(usd(1), None, clock=clock), PriceBook()))
+    budgeted, purse = a_budgeted_layer(PriceBook(), usd(1))
     with pytest.raises(BudgetExceeded, match=r"'nobody-knows'.*price_overrides"):
-        budgeted.ask(a_request().with_model("nobody-knows"))
+        budgeted.ask(a_request().with_model("nobody-knows"), purse=purse)
 
 
 def test_without_a_budget_a_model_needs_no_price() -> None:
-    unlimited = OneLayer(lambda clock: BudgetLayer(Budget(None, None, clock=clock), PriceBook()))
+    unlimited = OneLayer(lambda _: BudgetLayer(PriceBook()))
     assert unlimited.ask(a_request().with_model("nobody"))
 
 
@@ -310,7 +526,7 @@ def test_a_failure_before_any_answer_costs_nothing() -> None:
 @pytest.mark.parametrize("how", ["breaks off", "is abandoned"])
 def test_an_answer_that_is_not_complete_counts_as_the_worst_case(how: str) -> None:
     spending = Spending(1000, BROKEN_OFF if how == "breaks off" else answered("a b"))
-    events = spending.layer(a_call(spending.time), spending.below)
+    events = spending.events()
     if how == "is abandoned":
         abandon(events)
     else:
@@ -322,7 +538,7 @@ def test_an_answer_that_is_not_complete_counts_as_the_worst_case(how: str) -> No
 
 def test_a_reader_that_leaves_after_the_last_event_has_used_what_is_reported() -> None:
     spending = Spending(1000, answered("a", usage=Usage(prompt_tokens=5)))
-    events = spending.layer(a_call(spending.time), spending.below)
+    events = spending.events()
     abandon(events, after=2)
     assert spending.left_tokens == 995
 
@@ -340,12 +556,10 @@ def test_callers_that_are_killed_leave_nothing_held(at_s: float, seed: int) -> N
 
 
 def test_an_answer_that_nobody_can_price_counts_as_the_worst_case() -> None:
-    clock = FakeClock()
-    budget = Budget(usd(1), None, clock=clock)
-    layer = BudgetLayer(budget, PRICES)
     other = answered("a", model="other", usage=Usage(prompt_tokens=1), asked_model="other")
-    list(layer(a_call(clock), ScriptedHandler(clock, other)))
-    assert spendable(budget, PER_TOKEN) == 1 - (PROMPT + 100) * PER_TOKEN
+    spending = Spending(1000, other)
+    spending.ask()
+    assert spending.left_tokens == 1000 - PROMPT - 100
 
 
 def test_a_refusal_is_an_error_of_the_tree_that_does_not_fall_back() -> None:

@@ -12,6 +12,7 @@ from holysheep.engine import Answer, stack
 from holysheep.errors import (
     AuthError,
     BadRequest,
+    BudgetExceeded,
     CircuitOpen,
     ConnectFailed,
     HolySheepError,
@@ -21,18 +22,17 @@ from holysheep.errors import (
     ServerError,
     TimedOut,
 )
+from holysheep.ledger import Ledger
 from holysheep.pricing import PriceBook
 from holysheep.result import ChatResult
 from holysheep.structured import StructuredLayer
+from holysheep.tally import Dimensions, Figures, Tally, latency_class
 from holysheep.types import Choice, Completed, Completion, Delta, Policy, Usage
 from tests.engine.world import World, failing
 from tests.fakes import (
-    KEY,
     START_S,
-    FakeClock,
     Killed,
     ScriptedHandler,
-    a_call,
     a_request,
     abandon,
     good_answer,
@@ -192,11 +192,11 @@ def test_who_asks_the_fallback_model_itself_gets_its_answer_from_no_fallback() -
 
 def answer_with_two_choices(*deltas: Delta) -> Answer:
     """The choices are "a b" and "x y"; they arrive in these pieces."""
-    clock = FakeClock()
+    world = World()
     choices = (Choice(0, "a b"), Choice(1, "x y"))
     completion = Completion("gpt-4.1", "gpt-4.1", choices, Usage())
-    handler = ScriptedHandler(clock, [*deltas, Completed(completion)])
-    return Answer(a_call(clock), handler, PriceBook(), clock, KEY)
+    world.engine.handler = ScriptedHandler(world.time, [*deltas, Completed(completion)])
+    return world.answer()
 
 
 def test_pieces_of_the_first_answer_only_are_streamed() -> None:
@@ -304,7 +304,10 @@ def test_no_weather_leaves_anything_of_a_stream_behind(seed: int) -> None:
 
     world = World(respond, seed=seed, max_concurrency="4", tokens_per_minute="50000")
 
+    begun = []
+
     def reader(number: int, patience_s: float) -> str:
+        begun.append(number)
         began_s = world.time.monotonic()
         answer = world.answer(f"question {number}", timeout_s=30, stream=True)
         text = ""
@@ -328,6 +331,8 @@ def test_no_weather_leaves_anything_of_a_stream_behind(seed: int) -> None:
         assert isinstance(outcome, str | HolySheepError | Killed), outcome
         assert not isinstance(outcome, str) or "one two three".startswith(outcome)
     assert world.gateway.in_use == world.state.slots.held == len(world.state.flights) == 0
+    counted = world.counted().total()
+    assert (counted.requests, counted.upstream_calls) == (len(begun), len(world.gateway.bodies))
 
 
 # --- structured output --------------------------------------------------------------------------
@@ -360,7 +365,7 @@ def test_a_corrected_answer_costs_both_attempts() -> None:
 
 
 def test_the_cost_of_two_attempts_is_the_sum_of_their_costs() -> None:
-    clock = FakeClock()
+    world = World()
     usage = Usage(prompt_tokens=200_000)
     price_of_one = PriceBook().cost(Completion("gpt-5.4", "gpt-5.4", (Choice(),), usage)).usd
     assert price_of_one is not None
@@ -368,10 +373,356 @@ def test_the_cost_of_two_attempts_is_the_sum_of_their_costs() -> None:
     def saying(text: str) -> list[Any]:
         return [Completed(Completion("gpt-5.4", "gpt-5.4", (Choice(text=text),), usage))]
 
-    below = ScriptedHandler(clock, saying("[]"), saying('{"a": 1}'))
-    call = a_call(clock, a_request().with_model("gpt-5.4"), answer_schema=SCHEMA)
-    answer = Answer(call, stack([StructuredLayer()], below), PriceBook(), clock, KEY)
-    assert answer.wait().cost_usd == 2 * price_of_one
+    below = ScriptedHandler(world.time, saying("[]"), saying('{"a": 1}'))
+    world.engine.handler = stack([StructuredLayer()], below)
+    assert world.ask(answer_schema=SCHEMA).cost_usd == 2 * price_of_one
+
+
+# --- what is counted ----------------------------------------------------------------------------
+
+COST = Decimal("0.00006")
+"""What one answer of the gateway costs: 15 tokens of gpt-4.1."""
+
+
+def the_only(tally: Tally) -> tuple[Dimensions, Figures]:
+    """The row of the one call that was counted."""
+    ((dimensions, figures),) = tally
+    assert figures.requests == sum(figures.classes.values()) == 1
+    return dimensions, figures
+
+
+def by_cache(tally: Tally) -> dict[str, tuple[int, int, int, Decimal, Decimal]]:
+    """Requests, upstream calls, tokens, cost and savings by the state of the cache."""
+    return {
+        state: (
+            figures.requests,
+            figures.upstream_calls,
+            figures.total_tokens,
+            figures.cost_usd,
+            figures.saved_usd,
+        )
+        for state, figures in tally.grouped(lambda row: row.cache).items()
+    }
+
+
+def test_a_call_is_counted_once_with_all_that_it_came_to() -> None:
+    world = World()
+    result = world.ask()
+    dimensions, figures = the_only(world.counted())
+    assert dimensions == Dimensions(
+        credential=world.engine.settings.fingerprint,
+        node="library",
+        asked="gpt-4.1",
+        served=result.model_used,
+        status="ok",
+        cache="miss",
+    )
+    assert figures == Figures(
+        requests=1,
+        upstream_calls=1,
+        prompt_tokens=10,
+        completion_tokens=5,
+        latency_us=1_000_000,
+        cost_usd=COST,
+        classes={latency_class(1000): 1},
+    )
+
+
+def test_a_call_is_counted_in_the_ledger_of_its_invocation_and_in_no_other() -> None:
+    world = World(daily_budget_usd="1")
+    workspace = Ledger(world.time, world.time.spawn)
+    world.ask(invocation=workspace.invocation("llm", app="app-1"))
+    dimensions, figures = the_only(world.counted(workspace))
+    assert (dimensions.node, dimensions.app, figures.cost_usd) == ("llm", "app-1", COST)
+    assert spent(world, workspace) == COST
+    assert not world.counted()
+    assert spent(world) == 0
+
+
+def test_an_answer_that_nobody_reads_is_not_counted() -> None:
+    world = World()
+    world.answer()
+    assert not world.counted()
+
+
+@pytest.mark.parametrize(
+    ("respond", "status"),
+    [
+        (failing(503), "server_error"),
+        (failing(429, retry_after="1"), "rate_limited"),
+        (lambda *_: httpx.ReadError("reset"), "connection_failed"),
+    ],
+)
+def test_a_call_that_fails_is_counted_once_however_often_it_was_tried(
+    respond: Any, status: str
+) -> None:
+    world = World(respond)
+    with pytest.raises(HolySheepError):
+        world.ask(max_retries=2)
+    dimensions, figures = the_only(world.counted())
+    assert (dimensions.status, dimensions.cache) == (status, "miss")
+    assert (dimensions.asked, dimensions.served) == ("gpt-4.1", "gpt-4.1")
+    assert (figures.upstream_calls, figures.total_tokens, figures.cost_usd) == (3, 0, 0)
+
+
+def test_a_call_that_was_never_sent_is_counted_too() -> None:
+    world = World(daily_budget_usd="0.00001")
+    with pytest.raises(BudgetExceeded):
+        world.ask()
+    dimensions, figures = the_only(world.counted())
+    assert (dimensions.status, figures.upstream_calls) == ("budget_exceeded", 0)
+
+
+def test_an_answer_from_the_cache_counts_as_saved_and_not_as_spent() -> None:
+    world = World()
+    for _ in range(3):
+        world.ask()
+    assert by_cache(world.counted()) == {
+        "miss": (1, 1, 15, COST, 0),
+        "hit": (2, 0, 0, 0, 2 * COST),
+    }
+    assert spent(world) == COST
+
+
+@pytest.mark.parametrize("fields", [{}, {"daily_budget_usd": "1"}], ids=["no limit", "a limit"])
+@pytest.mark.parametrize("seed", range(4))
+def test_of_calls_that_share_an_answer_one_has_made_it(seed: int, fields: dict[str, str]) -> None:
+    world = World(seed=seed, **fields)
+    for _ in range(10):
+        world.time.spawn(world.ask)
+    world.time.run()
+    assert by_cache(world.counted()) == {
+        "miss": (1, 1, 15, COST, 0),
+        "coalesced": (9, 0, 0, 0, 9 * COST),
+    }
+    assert spent(world) == COST
+
+
+def test_of_calls_that_share_a_failure_each_is_counted_and_one_was_sent() -> None:
+    world = World(failing(503))
+    for _ in range(10):
+        world.time.spawn(world.ask, max_retries=0)
+    world.time.run()
+    assert {row.status for row, _ in world.counted()} == {"server_error"}
+    assert by_cache(world.counted()) == {"miss": (1, 1, 0, 0, 0), "coalesced": (9, 0, 0, 0, 0)}
+
+
+def test_a_stale_answer_is_saved_and_what_was_tried_before_it_was_sent() -> None:
+    world = World(lambda body, number: good_answer(body) if number == 0 else failing(503)(body, 0))
+    world.ask(cache_ttl_s=1)
+    world.time.sleep(10)
+    world.ask(cache_ttl_s=1, serve_stale=True, max_retries=2)
+    assert by_cache(world.counted())["stale"] == (1, 3, 0, 0, COST)
+
+
+@pytest.mark.parametrize("cache", ["refresh", "bypass"])
+def test_a_call_past_the_cache_is_counted_under_its_mode(cache: str) -> None:
+    world = World()
+    world.ask(cache=cache)
+    assert by_cache(world.counted()) == {cache: (1, 1, 15, COST, 0)}
+
+
+def test_a_call_that_fell_back_is_counted_once_with_both_models() -> None:
+    world = World(only_b_answers, price_overrides="b: {input: 1, output: 1}")
+    world.ask(max_retries=2, fallback_models=("b",))
+    dimensions, figures = the_only(world.counted())
+    assert (dimensions.asked, dimensions.served, dimensions.status) == ("gpt-4.1", "b", "ok")
+    assert (figures.upstream_calls, figures.cost_usd) == (4, Decimal("0.000015"))
+
+
+def test_an_answer_that_nobody_can_price_is_counted_as_such() -> None:
+    world = World()
+    world.engine.ask(a_request().with_model("nobody-knows"), Policy(), timeout_s=60).wait()
+    _, figures = the_only(world.counted())
+    assert (figures.unpriced, figures.cost_usd, figures.total_tokens) == (1, 0, 15)
+
+
+@pytest.mark.parametrize("pieces_read", [1, 2])
+def test_a_reader_that_leaves_has_cancelled_its_call(pieces_read: int) -> None:
+    world = World(words)
+    pieces = iter(world.answer(stream=True))
+    abandon(pieces, after=pieces_read)
+    dimensions, figures = the_only(world.counted())
+    assert (dimensions.status, figures.upstream_calls, figures.cost_usd) == ("cancelled", 1, 0)
+    assert figures.latency_us == pieces_read * 1_000_000
+
+
+def test_a_caller_that_is_killed_has_cancelled_its_call() -> None:
+    world = World()
+    victim = world.time.spawn(world.ask)
+    world.time.spawn(world.time.throw, victim, Killed(), after_s=0.5)
+    world.time.run()
+    dimensions, figures = the_only(world.counted())
+    assert (dimensions.status, figures.upstream_calls) == ("cancelled", 1)
+
+
+@pytest.mark.parametrize("fields", [{}, {"daily_budget_usd": "1"}], ids=["no limit", "a limit"])
+def test_when_the_first_of_those_that_share_a_stream_leaves_another_has_made_it(
+    fields: dict[str, str],
+) -> None:
+    world = World(words, **fields)
+
+    def leaver() -> None:
+        pieces = iter(world.answer(stream=True))
+        abandon(pieces, after=1)
+
+    world.time.spawn(leaver)
+    for _ in range(3):
+        world.time.spawn(world.ask, stream=True)
+    world.time.run()
+    statuses = world.counted().grouped(lambda row: row.status)
+    assert {status: figures.requests for status, figures in statuses.items()} == {
+        "cancelled": 1,
+        "ok": 3,
+    }
+    assert by_cache(world.counted()) == {
+        "miss": (2, 1, 15, COST, 0),
+        "coalesced": (2, 0, 0, 0, 2 * COST),
+    }
+    assert spent(world) == COST
+
+
+def test_a_structured_answer_that_was_asked_twice_is_one_call_that_cost_both() -> None:
+    texts = iter(["[]", '{"a": 1}'])
+    world = World(lambda body, _: good_answer(body, text=next(texts)))
+    world.ask(answer_schema=SCHEMA)
+    dimensions, figures = the_only(world.counted())
+    assert (dimensions.status, figures.upstream_calls) == ("ok", 2)
+    assert (figures.total_tokens, figures.cost_usd) == (30, 2 * COST)
+    assert spent(world) == 2 * COST
+
+
+@pytest.mark.parametrize("fields", [{}, {"daily_budget_usd": "1"}], ids=["no limit", "a limit"])
+def test_structured_answers_that_cannot_be_used_are_counted_with_what_they_cost(
+    fields: dict[str, str],
+) -> None:
+    world = World(lambda body, _: good_answer(body, text="[]"), **fields)
+    with pytest.raises(InvalidOutput):
+        world.ask(answer_schema=SCHEMA)
+    dimensions, figures = the_only(world.counted())
+    assert (dimensions.status, dimensions.served) == ("invalid_output", "gpt-4.1")
+    assert (figures.upstream_calls, figures.total_tokens, figures.cost_usd) == (2, 30, 2 * COST)
+    assert spent(world) == 2 * COST
+
+
+def test_the_cost_of_an_answer_whose_correction_fails_is_counted() -> None:
+    def respond(body: dict[str, Any], number: int) -> Any:
+        return good_answer(body, text="[]") if number == 0 else failing(503)(body, 0)
+
+    world = World(respond)
+    with pytest.raises(ServerError):
+        world.ask(answer_schema=SCHEMA, max_retries=0)
+    dimensions, figures = the_only(world.counted())
+    assert (dimensions.status, figures.upstream_calls) == ("server_error", 2)
+    assert (figures.total_tokens, figures.cost_usd) == (15, COST)
+    assert spent(world) == COST
+
+
+def test_those_that_share_an_answer_that_cannot_be_used_count_its_cost_once() -> None:
+    world = World(lambda body, _: good_answer(body, text="[]"))
+    for _ in range(5):
+        world.time.spawn(world.ask, answer_schema=SCHEMA)
+    assert kinds(world.time.run()) == {"InvalidOutput": 5}
+    assert by_cache(world.counted()) == {
+        "miss": (1, 2, 30, 2 * COST, 0),
+        "coalesced": (4, 0, 0, 0, 0),
+    }
+    assert spent(world) == 2 * COST
+
+
+# --- budgets ------------------------------------------------------------------------------------
+
+
+def spent(world: World, ledger: Ledger | None = None) -> Decimal:
+    """What a ledger says was spent today by the credential; nothing may be held any more."""
+    fingerprint = world.engine.settings.fingerprint
+    today, _ = (ledger or world.state.ledger).periods(fingerprint, world.engine.limits)
+    assert today.held == 0
+    return today.spent
+
+
+TWO_USD = "gpt-4.1: {input: 0, output: 20000}"
+
+
+def two_usd_each(body: dict[str, Any], _: int) -> Any:
+    """An answer that is as long, and costs as much, as the request allows."""
+    return good_answer(body, completion_tokens=100)
+
+
+@pytest.mark.parametrize("period", ["daily", "monthly"])
+def test_a_call_is_warned_when_four_fifths_of_a_budget_are_spent_and_not_before(
+    period: str,
+) -> None:
+    fields = {f"{period}_budget_usd": "10"}
+    world = World(two_usd_each, price_overrides=TWO_USD, **fields)
+    warnings = [world.ask(f"question {number}").meta.budget_warning for number in range(5)]
+    assert warnings[:3] == [""] * 3
+    assert warnings[3].startswith(f"80 % of the {period} budget of 10 USD is spent")
+    assert warnings[4].startswith(f"100 % of the {period} budget")
+
+
+def test_a_call_that_spends_nothing_is_warned_too() -> None:
+    world = World(two_usd_each, price_overrides=TWO_USD, daily_budget_usd="2.2")
+    world.ask()
+    hit = world.ask()
+    assert hit.cached
+    assert hit.meta.budget_warning.startswith("91 % of the daily budget")
+    assert hit.to_json()["meta"]["budget_warning"] == hit.meta.budget_warning
+
+
+def test_what_calls_under_way_hold_is_nothing_to_warn_of() -> None:
+    world = World(two_usd_each, price_overrides=TWO_USD, daily_budget_usd="10")
+    for number in range(3):
+        world.time.spawn(world.ask, f"question {number}")
+    # It holds the rest of the budget while the others end.
+    world.time.spawn(world.ask, "at last", after_s=0.5)
+    *first, last = world.time.run()
+    assert [result.meta.budget_warning for result in first] == [""] * 3
+    assert last.meta.budget_warning
+
+
+def test_without_a_limit_nobody_is_warned_and_a_model_needs_no_price() -> None:
+    world = World(two_usd_each, price_overrides=TWO_USD)
+    assert [world.ask(f"{number}").meta.budget_warning for number in range(20)] == [""] * 20
+    request = a_request().with_model("nobody-knows")
+    assert world.engine.ask(request, Policy(), timeout_s=60).wait().meta.budget_warning == ""
+
+
+def test_a_workspace_is_warned_of_its_own_budget() -> None:
+    world = World(two_usd_each, price_overrides=TWO_USD, daily_budget_usd="2")
+    one, other = (Ledger(world.time, world.time.spawn).invocation("llm") for _ in range(2))
+    assert world.ask("one", invocation=one).meta.budget_warning
+    assert world.ask("one", invocation=other).meta.budget_warning == ""
+    with pytest.raises(BudgetExceeded):
+        world.ask("more", invocation=one)
+    assert world.ask("more", invocation=other).meta.budget_warning
+
+
+def test_what_was_spent_without_a_limit_counts_when_one_is_set() -> None:
+    world = World(two_usd_each, price_overrides=TWO_USD)
+    for number in (1, 2, 2, 2):
+        world.ask(f"question {number}")
+    limited = world.changed(price_overrides=TWO_USD, daily_budget_usd="6")
+    assert world.ask("question 3", engine=limited).meta.budget_warning.startswith("100 %")
+    with pytest.raises(BudgetExceeded, match=r"spent 6\.0"):
+        world.ask("question 4", engine=limited)
+
+
+def test_what_was_spent_under_a_limit_counts_when_it_was_away_for_a_while() -> None:
+    world = World(two_usd_each, price_overrides=TWO_USD, daily_budget_usd="10")
+    world.ask("question 1")
+    world.ask("question 2", engine=world.changed(price_overrides=TWO_USD))
+    limited = world.changed(price_overrides=TWO_USD, daily_budget_usd="5.99")
+    with pytest.raises(BudgetExceeded, match=r"spent 4\.0"):
+        world.ask("question 3", engine=limited)
+
+
+def test_answers_that_could_not_be_used_count_when_a_limit_is_set() -> None:
+    world = World(lambda body, _: good_answer(body, text="[]"))
+    with pytest.raises(InvalidOutput):
+        world.ask(answer_schema=SCHEMA)
+    with pytest.raises(BudgetExceeded, match=r"spent 0\.000120"):
+        world.ask(engine=world.changed(daily_budget_usd="0.0002"))
 
 
 # --- many calls ---------------------------------------------------------------------------------
@@ -636,9 +987,15 @@ def test_no_weather_leaves_anything_behind(seed: int) -> None:
         daily_budget_usd="1",
         price_overrides="b: {input: 1, output: 1}",
     )
+    begun = []
+
+    def ask(text: str, **options: Any) -> ChatResult:
+        begun.append(text)
+        return world.ask(text, **options)
+
     callers = [
         world.time.spawn(
-            world.ask,
+            ask,
             f"question {dice.randrange(15)}",
             timeout_s=dice.choice([2.0, 20.0, 90.0]),
             cache=dice.choice(["use", "use", "refresh", "bypass"]),
@@ -655,7 +1012,13 @@ def test_no_weather_leaves_anything_behind(seed: int) -> None:
         assert isinstance(outcome, ChatResult | HolySheepError | Killed), outcome
         if isinstance(outcome, HolySheepError):
             assert "\n" not in outcome.message
-    assert kinds(outcomes)["ChatResult"] > 0
+    results = [outcome for outcome in outcomes if isinstance(outcome, ChatResult)]
+    assert results
     assert world.gateway.in_use == world.state.slots.held == len(world.state.flights) == 0
+    counted = world.counted().total()
+    assert (counted.requests, counted.upstream_calls) == (len(begun), len(world.gateway.bodies))
+    assert counted.cost_usd == sum(result.cost_usd or 0 for result in results)
+    assert counted.saved_usd == sum(result.usage.saved_usd or 0 for result in results)
+    assert spent(world) >= counted.cost_usd
     world.time.sleep(3600.0)
     assert world.state.limiter.is_idle

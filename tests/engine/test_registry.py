@@ -11,7 +11,8 @@ from devtools.upstream import behaviours as do
 from holysheep.breaker import Breakers
 from holysheep.cache import MemoryCache, key_of
 from holysheep.engine import CredentialState
-from holysheep.ports import SystemClock
+from holysheep.errors import BudgetExceeded
+from holysheep.ports import SystemClock, spawn_thread
 from holysheep.registry import Registry, shared_registry
 from holysheep.settings import Settings, parse_settings
 from holysheep.singleflight import SingleFlightLayer
@@ -24,6 +25,7 @@ from tests.fakes import (
     StandingClock,
     a_call,
     a_completion,
+    a_purse,
     a_request,
     answered,
     in_threads,
@@ -57,6 +59,19 @@ def test_changed_limits_are_taken_on_at_once() -> None:
     engine = registry.engine(credential(requests_per_minute="5"))
     assert engine.settings.requests_per_minute == 5
     assert len(registry) == 1
+
+
+def test_a_changed_budget_counts_what_was_spent_before() -> None:
+    registry = Registry(clock=FakeClock())
+    before = registry.engine(credential(daily_budget_usd="1"))
+    before.local.purse(before.settings.fingerprint, before.limits).settle(
+        Decimal(0), Decimal("0.5")
+    )
+    after = registry.engine(credential(daily_budget_usd="0.75"))
+    purse = after.local.purse(after.settings.fingerprint, after.limits)
+    with pytest.raises(BudgetExceeded, match=r"of 0\.75 USD.*spent 0\.5"):
+        purse.hold(Decimal("0.26"))
+    purse.hold(Decimal("0.25"))
 
 
 def test_the_longest_unused_credential_is_forgotten_and_its_answers_with_it() -> None:
@@ -124,7 +139,10 @@ def test_a_registry_that_had_to_grow_shrinks_again(upstream: Upstream) -> None:
     registry = Registry(clock=SystemClock(), max_credentials=1)
     upstream.default(do.sse(text="one two three"))
     busy = registry.engine(credential(0, base_url=upstream.url, requests_per_minute="0"))
-    pieces = iter(busy.ask(a_request(), Policy(), timeout_s=20, stream=True))
+    # What it spends is for the ledger of a workspace to remember, not for the credential's state.
+    invocation = registry.ledgers.of("workspace", spawn_thread).invocation("llm")
+    answer = busy.ask(a_request(), Policy(), timeout_s=20, stream=True, invocation=invocation)
+    pieces = iter(answer)
     next(pieces)
     registry.engine(credential(1))
     assert len(registry) == 2
@@ -161,8 +179,12 @@ def test_a_state_with_a_place_taken_from_its_limits_is_not_idle(state: Credentia
 
 
 def test_a_state_with_spend_to_remember_is_not_idle(state: CredentialState) -> None:
-    state.budget.hold(Decimal("0.5"))
-    state.budget.settle(Decimal("0.5"), Decimal("0.1"))
+    purse = a_purse(state.ledger, Decimal(1))
+    purse.hold(Decimal("0.5"))
+    assert not state.is_idle
+    purse.settle(Decimal("0.5"), Decimal(0))
+    assert state.is_idle
+    purse.settle(Decimal(0), Decimal("0.1"))
     assert not state.is_idle
 
 

@@ -1,12 +1,14 @@
 """The outcome of a call: what is reported, in which unit, for each way of answering."""
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from holysheep.pricing import Cost
-from holysheep.result import build_result, empty_result, usd_number
+from holysheep.result import build_result, empty_result, figures_of, usd_number
+from holysheep.tally import Figures, latency_class
 from holysheep.types import CacheState, Choice, Completion, Trace, Usage
 
 COST = Cost(Decimal("0.0123"), "table")
@@ -109,6 +111,65 @@ def test_a_failed_call_reports_only_what_happened_on_the_way() -> None:
     result = empty_result(a_trace(), ended_s=103.0)
     assert (result.text, result.tokens_used, result.cost_usd, result.cached) == ("", 0, None, False)
     assert (result.latency_ms, result.meta.attempts) == (3000.0, 2)
+
+
+def test_a_budget_that_is_nearly_spent_is_told_with_the_result() -> None:
+    result = build_result(COMPLETION, None, COST, a_trace(), 104.5, "80 % is spent.")
+    assert result.to_json()["meta"]["budget_warning"] == "80 % is spent."
+    assert build_result(COMPLETION, None, COST, a_trace(), 104.5).meta.budget_warning == ""
+    assert empty_result(a_trace(), 104.5).meta.budget_warning == ""
+
+
+# --- what a call is counted as ------------------------------------------------------------------
+
+
+def counted(completion: Completion | None, cost: Decimal | None, cache: CacheState) -> Figures:
+    """What a call counts as that took 4.5 s and sent two requests; its latency is checked."""
+    figures = figures_of(completion, cost, a_trace(cache), ended_s=104.5)
+    assert (figures.requests, figures.upstream_calls) == (1, 2)
+    assert (figures.latency_us, figures.classes) == (4_500_000, {latency_class(4500): 1})
+    return figures
+
+
+@pytest.mark.parametrize("cache", ["miss", "refresh", "bypass"])
+def test_a_call_that_was_made_counts_its_tokens_and_its_cost(cache: CacheState) -> None:
+    figures = counted(COMPLETION, COST.usd, cache)
+    assert (figures.prompt_tokens, figures.completion_tokens, figures.total_tokens) == (10, 5, 15)
+    assert (figures.cached_tokens, figures.reasoning_tokens) == (4, 3)
+    assert (figures.cost_usd, figures.saved_usd, figures.unpriced) == (COST.usd, 0, 0)
+
+
+@pytest.mark.parametrize("cache", ["hit", "stale", "coalesced"])
+def test_an_answer_without_a_call_of_its_own_counts_as_saved(cache: CacheState) -> None:
+    figures = counted(COMPLETION, COST.usd, cache)
+    assert (figures.total_tokens, figures.cached_tokens, figures.reasoning_tokens) == (0, 0, 0)
+    assert (figures.cost_usd, figures.saved_usd, figures.unpriced) == (0, COST.usd, 0)
+
+
+def test_answers_that_could_not_be_used_count_with_the_one_that_could() -> None:
+    earlier = Usage(prompt_tokens=100, completion_tokens=50, cache_write_tokens=7)
+    figures = counted(replace(COMPLETION, earlier=(earlier,)), COST.usd, "miss")
+    assert (figures.prompt_tokens, figures.completion_tokens) == (110, 55)
+    assert (figures.cached_tokens, figures.cache_write_tokens) == (4, 7)
+
+
+def test_a_cost_that_nobody_knows_is_counted_as_unknown_where_there_was_a_call() -> None:
+    assert counted(COMPLETION, None, "miss").unpriced == 1
+    assert counted(COMPLETION, None, "miss").cost_usd == 0
+    assert counted(COMPLETION, None, "hit").unpriced == 0
+
+
+def test_a_call_without_an_answer_counts_as_a_request_that_cost_nothing() -> None:
+    figures = counted(None, Decimal(0), "miss")
+    assert (figures.total_tokens, figures.cost_usd, figures.saved_usd) == (0, 0, 0)
+    assert figures.unpriced == 0
+
+
+def test_a_cost_is_counted_in_whole_steps_and_never_as_more_than_can_be_added_up() -> None:
+    assert counted(COMPLETION, Decimal("1.0000000000016"), "miss").cost_usd == Decimal(
+        "1.000000000002"
+    )
+    assert counted(COMPLETION, Decimal("1e300"), "miss").cost_usd == Decimal(10) ** 12
 
 
 def test_a_result_is_json_with_money_as_numbers() -> None:

@@ -1,6 +1,7 @@
 """One upstream call for identical concurrent ones; and nobody hangs, whoever leaves or fails."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from holysheep.errors import (
     TimedOut,
 )
 from holysheep.singleflight import Flights, SingleFlightLayer
-from holysheep.types import Call, ChatRequest, Completed, Delta, Event, Handler
+from holysheep.types import CacheState, Call, ChatRequest, Completed, Delta, Event, Handler
 from tests.fakes import (
     START_S,
     Killed,
@@ -87,6 +88,29 @@ class Shared:
         call = a_call(self.time, request, timeout_s=timeout_s, **policy)
         self.calls.append(call)
         return self.layer(call, below or self._below)
+
+    def state_at_the_end(
+        self, *, planned: CacheState = "miss", patience_s: float = 1e9, pause_s: float = 0.0
+    ) -> str:
+        """Read the answer to its end; what its call counts as then.
+
+        ``planned`` is what it counts as if nobody shares it. A reader leaves when its patience is
+        at an end, and reads for ``pause_s`` at each event.
+        """
+        events = self.events(timeout_s=1e6)
+        call = self.calls[-1]
+        call.trace.cache = planned
+        until_s = self.time.monotonic() + patience_s
+        try:
+            for event in events:
+                if isinstance(event, Completed):
+                    continue
+                self.time.sleep(pause_s)
+                if self.time.monotonic() >= until_s:
+                    return "left"
+        finally:
+            events.close()  # type: ignore[attr-defined]
+        return call.trace.cache
 
     def leave_after(self, seconds: float) -> str:
         """Read what comes within ``seconds``, then go."""
@@ -382,6 +406,72 @@ def test_a_newcomer_may_join_an_answer_that_has_just_ended() -> None:
     shared.time.spawn(shared.ask, after_s=4.5)
     assert shared.run() == [TEXT, TEXT]
     assert len(shared.below.calls) == 1
+
+
+# --- who counts as having called ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [None, *range(4)])
+@pytest.mark.parametrize("patience_s", [1.0, 2.5, 4.0])
+@pytest.mark.parametrize("planned", ["miss", "refresh"])
+def test_when_the_leader_leaves_exactly_one_other_counts_as_having_called(
+    planned: CacheState, patience_s: float, seed: int | None
+) -> None:
+    shared = Shared(seed=seed)
+    shared.time.spawn(shared.state_at_the_end, planned=planned, patience_s=patience_s)
+    for _ in range(9):
+        shared.time.spawn(shared.state_at_the_end, planned=planned, after_s=0.5)
+    assert Counter(shared.run()) == {"left": 1, planned: 1, "coalesced": 8}
+    assert len(shared.below.calls) == 1
+
+
+def test_of_those_that_leave_one_after_the_other_the_last_counts_as_having_called() -> None:
+    shared = Shared()
+    for seconds in (1.0, 2.0, 3.0):
+        shared.time.spawn(shared.state_at_the_end, patience_s=seconds)
+    shared.time.spawn(shared.state_at_the_end)
+    assert shared.run() == ["left", "left", "left", "miss"]
+
+
+def test_a_leader_that_reads_slowly_and_to_the_end_counts_as_having_called() -> None:
+    shared = Shared()
+    shared.time.spawn(shared.state_at_the_end, pause_s=100.0)
+    for _ in range(3):
+        shared.time.spawn(shared.state_at_the_end)
+    assert shared.run() == ["miss", "coalesced", "coalesced", "coalesced"]
+
+
+def test_when_others_leave_it_is_the_leader_that_counts_as_having_called() -> None:
+    shared = Shared()
+    shared.time.spawn(shared.state_at_the_end)
+    for seconds in (1.0, 3.0):
+        shared.time.spawn(shared.state_at_the_end, patience_s=seconds)
+    assert shared.run() == ["miss", "left", "left"]
+
+
+def test_one_that_joins_when_the_leader_has_left_may_be_the_one_that_counts() -> None:
+    shared = Shared()
+    shared.time.spawn(shared.state_at_the_end, patience_s=2.0)
+    shared.time.spawn(shared.state_at_the_end, patience_s=3.0)
+    shared.time.spawn(shared.state_at_the_end, after_s=2.5)
+    assert shared.run() == ["left", "left", "miss"]
+    assert len(shared.below.calls) == 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_in_all_interleavings_one_counts_as_having_called_for_each_answer(seed: int) -> None:
+    dice = random.Random(seed)
+    shared = Shared(answered(TEXT, pause_s=0.5), seed=seed, per_line=0.05)
+    for _ in range(12):
+        shared.time.spawn(
+            shared.state_at_the_end,
+            patience_s=dice.choice([0.5, 1.5, 1e9, 1e9]),
+            pause_s=dice.choice([0.0, 0.0, 0.2]),
+            after_s=dice.random() * 6,
+        )
+    states = Counter(shared.run())
+    assert states["miss"] == shared.below.outcomes.count("answered") > 0
+    assert states.keys() <= {"miss", "coalesced", "left"}
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -2,13 +2,16 @@
 
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from holysheep.breaker import Breakers
 from holysheep.cache import MemoryCache
 from holysheep.engine import Answer, CredentialState, Engine
+from holysheep.ledger import Invocation, Ledger
 from holysheep.result import ChatResult
-from holysheep.settings import parse_settings
+from holysheep.settings import Settings, parse_settings
+from holysheep.tally import Tally
 from holysheep.types import Policy
 from tests.fakes import KEY, START_S, ScriptedGateway, VirtualTime, a_request
 
@@ -28,7 +31,7 @@ class World:
 
     def credential(self, key: str = KEY, **fields: Any) -> Engine:
         """An engine for another credential of the same process and gateway."""
-        settings = parse_settings({"api_key": key, "requests_per_minute": "0", **fields})
+        settings = _settings(key, fields)
         self.state = CredentialState(
             settings,
             answers=self.cache.shelf(settings.fingerprint),
@@ -36,6 +39,12 @@ class World:
             clock=self.time,
         )
         self.state.pool = self.gateway  # type: ignore[assignment]
+        return Engine(settings, self.state, clock=self.time, rng=self._rng)
+
+    def changed(self, **fields: Any) -> Engine:
+        """The engine of the credential when its settings have been changed to these."""
+        settings = _settings(self.engine.settings.api_key, fields)
+        self.state.resize(settings)
         return Engine(settings, self.state, clock=self.time, rng=self._rng)
 
     def answer(
@@ -46,6 +55,7 @@ class World:
         timeout_s: float = 60.0,
         stream: bool = False,
         started_s: float | None = None,
+        invocation: Invocation | None = None,
         **policy: Any,
     ) -> Answer:
         """An answer that is still to be read."""
@@ -55,6 +65,7 @@ class World:
             timeout_s=timeout_s,
             stream=stream,
             started_s=started_s,
+            invocation=invocation,
         )
 
     def ask(self, text: str = "Hello", **options: Any) -> ChatResult:
@@ -71,9 +82,18 @@ class World:
         assert len(self.state.flights) == 0
         return outcomes
 
+    def counted(self, ledger: Ledger | None = None) -> Tally:
+        """What a ledger has counted today; without one, that of the calls of no workspace."""
+        today = datetime.fromtimestamp(self.time.wall(), UTC).date()
+        return (ledger or self.state.ledger).past([today]).days[today]
+
     def sent_within(self, from_s: float, to_s: float) -> int:
         """Requests that left in that span of the timeline, its end excluded."""
         return sum(from_s <= at_s - START_S < to_s for at_s in self.gateway.sent_s)
+
+
+def _settings(key: str, fields: dict[str, Any]) -> Settings:
+    return parse_settings({"api_key": key, "requests_per_minute": "0", **fields})
 
 
 def failing(status: int, latency_s: float = 0.5, **headers: str) -> Respond:
