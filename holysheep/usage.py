@@ -4,7 +4,7 @@ Days are UTC. Sums are exact: they are added up as ``Decimal`` and become JSON n
 ``Usage.to_json`` is the document that a workflow can save; ``Usage.from_json`` reads it back.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
@@ -19,7 +19,7 @@ from holysheep.ports import Clock
 from holysheep.reading import shown
 from holysheep.result import usd_number
 from holysheep.settings import Settings
-from holysheep.tally import CACHED_STATES, OTHER, Dimensions, Figures
+from holysheep.tally import CACHED_STATES, LATENCY_BOUNDS_MS, OTHER, Dimensions, Figures
 from holysheep.types import JsonObject
 
 GROUPS: tuple[UsageGroup, ...] = ("day", "model", "app", "node", "status")
@@ -29,6 +29,7 @@ NONE = "(none)"
 _MOST_ROWS = 300
 """Of a group. The rest is put together, so that a report stays below what a host takes."""
 _NO_LIMIT = Decimal(10) ** 12
+_BOUNDS_MS = (*LATENCY_BOUNDS_MS, None)
 _MOST = 10**15
 _LONGEST_TEXT = 1000
 
@@ -74,11 +75,27 @@ class BudgetStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LatencyClass:
+    """The requests that took up to ``up_to_ms``, and longer than those of the class before.
+
+    ``None`` is for those above all classes.
+    """
+
+    up_to_ms: int | None
+    requests: int
+
+    def to_json(self) -> JsonObject:
+        """As a JSON object."""
+        return _as_json(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """The usage of a period. ``missing`` are sentences that say what is not in it.
 
-    In ``rows`` the days ascend; of the other groups what cost most comes first. ``budget`` is that
-    of the one credential the usage is about, and as it was when the usage was read.
+    In ``rows`` the days ascend; of the other groups what cost most comes first. ``latency`` has
+    every class, also those without requests. ``budget`` is that of the one credential the usage is
+    about, and as it was when the usage was read.
     """
 
     period: UsagePeriod
@@ -86,6 +103,7 @@ class Usage:
     last_day: date
     totals: UsageRow
     rows: Mapping[UsageGroup, tuple[UsageRow, ...]]
+    latency: tuple[LatencyClass, ...]
     budget: BudgetStatus | None = None
     missing: tuple[str, ...] = ()
 
@@ -109,6 +127,7 @@ class Usage:
             "to": self.last_day.isoformat(),
             "totals": self.totals.to_json(),
             **{f"by_{group}": [row.to_json() for row in self.rows[group]] for group in GROUPS},
+            "latency": [each.to_json() for each in self.latency],
             "budget": None if self.budget is None else self.budget.to_json(),
             "missing": list(self.missing),
         }
@@ -243,6 +262,7 @@ class _Sums:
     def __init__(self, credential: str | None) -> None:
         self._credential = credential
         self._total = _Sum()
+        self._classes: Counter[int] = Counter()
         self._groups: dict[UsageGroup, dict[str, _Sum]] = {
             group: defaultdict(_Sum) for group in GROUPS
         }
@@ -251,6 +271,8 @@ class _Sums:
         if self._credential not in (None, dimensions.credential):
             return
         self._total.add(dimensions, figures)
+        for number, count in figures.classes.items():
+            self._classes[number] += count
         keys: dict[UsageGroup, str] = {
             "day": day.isoformat(),
             "model": dimensions.served,
@@ -270,7 +292,11 @@ class _Sums:
         missing: tuple[str, ...],
     ) -> Usage:
         rows = {group: _sorted(sums, group) for group, sums in self._groups.items()}
-        return Usage(period, first, last, self._total.row("total"), rows, budget, missing)
+        latency = tuple(
+            LatencyClass(bound, self._classes[number]) for number, bound in enumerate(_BOUNDS_MS)
+        )
+        total = self._total.row("total")
+        return Usage(period, first, last, total, rows, latency, budget, missing)
 
 
 def _sorted(sums: dict[str, _Sum], group: UsageGroup) -> tuple[UsageRow, ...]:
@@ -293,7 +319,7 @@ def _dearest_first(rows: Iterable[UsageRow]) -> list[UsageRow]:
 # --- as JSON, and back ---
 
 
-def _as_json(record: UsageRow | BudgetStatus) -> JsonObject:
+def _as_json(record: UsageRow | BudgetStatus | LatencyClass) -> JsonObject:
     found = {field.name: getattr(record, field.name) for field in fields(record)}
     return {
         name: usd_number(value) if isinstance(value, Decimal) else value
@@ -302,7 +328,7 @@ def _as_json(record: UsageRow | BudgetStatus) -> JsonObject:
 
 
 _LISTS = [f"by_{group}" for group in GROUPS]
-_KEYS = ["period", "from", "to", "totals", *_LISTS, "budget", "missing"]
+_KEYS = ["period", "from", "to", "totals", *_LISTS, "latency", "budget", "missing"]
 
 
 def _usage(value: Any) -> Usage:
@@ -319,12 +345,13 @@ def _usage(value: Any) -> Usage:
     for row in rows["day"]:
         if row.key not in days:
             raise ValueError(f"by_day has {shown(row.key)}, which is no day of it")
+    latency = _latency(value["latency"])
     budget = value["budget"]
     status = None if budget is None else _record(BudgetStatus, "budget", budget)
     missing = _list("missing", value["missing"])
     for sentence in missing:
         _text("missing", sentence)
-    return Usage(period, first, last, totals, rows, status, tuple(missing))
+    return Usage(period, first, last, totals, rows, latency, status, tuple(missing))
 
 
 def _spans(period: UsagePeriod, last: date) -> list[tuple[date, date]]:
@@ -344,7 +371,19 @@ def _rows(name: str, value: Any, totals: UsageRow) -> tuple[UsageRow, ...]:
     return rows
 
 
-def _record[Record: UsageRow | BudgetStatus](kind: type[Record], name: str, value: Any) -> Record:
+def _latency(value: Any) -> tuple[LatencyClass, ...]:
+    classes = tuple(
+        _record(LatencyClass, f"latency {number}", each)
+        for number, each in enumerate(_list("latency", value))
+    )
+    if tuple(each.up_to_ms for each in classes) != _BOUNDS_MS:
+        raise ValueError("latency has other classes than those that are counted")
+    return classes
+
+
+def _record[Record: UsageRow | BudgetStatus | LatencyClass](
+    kind: type[Record], name: str, value: Any
+) -> Record:
     names = [field.name for field in fields(kind)]
     _check_keys(name, value, names)
     return kind(
@@ -391,6 +430,10 @@ def _count(name: str, value: Any) -> int:
     return value
 
 
+def _bound(name: str, value: Any) -> int | None:
+    return None if value is None else _count(name, value)
+
+
 def _span_ms(name: str, value: Any) -> float:
     return float(_number(name, value))
 
@@ -413,6 +456,7 @@ def _number(name: str, value: Any) -> float:
 _READERS: dict[Any, Callable[[str, Any], Any]] = {
     str: _text,
     int: _count,
+    int | None: _bound,
     float: _span_ms,
     Decimal: _usd,
     Decimal | None: _limit,

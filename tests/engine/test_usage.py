@@ -21,7 +21,7 @@ from holysheep.ledger import Ledger
 from holysheep.params import UsageGroup, UsagePeriod
 from holysheep.report import usage_report
 from holysheep.settings import Settings, parse_settings
-from holysheep.tally import OTHER, Dimensions, Figures
+from holysheep.tally import LATENCY_BOUNDS_MS, OTHER, Dimensions, Figures, latency_class
 from holysheep.usage import GROUPS, NONE, BudgetStatus, Usage, UsageRow, read_usage, span_of
 from tests.engine.disk import Disk
 from tests.engine.raw_servers import forget_proxies
@@ -55,6 +55,7 @@ def asked(
         latency_us=latency_ms * 1000,
         cost_usd=Decimal(cost),
         saved_usd=Decimal(saved),
+        classes={latency_class(latency_ms): 1},
     )
     return names, figures
 
@@ -200,6 +201,14 @@ def busy() -> Workspace:
         node="chain",
     )
     return workspace
+
+
+def test_the_latency_has_every_class_and_every_request_of_the_credential(busy: Workspace) -> None:
+    latency = busy.usage("last_7_days").latency
+    assert [each.up_to_ms for each in latency] == [*LATENCY_BOUNDS_MS, None]
+    assert {each.up_to_ms: each.requests for each in latency if each.requests} == {100: 6, 1000: 1}
+    assert sum(each.requests for each in busy.usage("last_7_days", of=None).latency) == 8
+    assert sum(each.requests for each in busy.usage("yesterday").latency) == 3
 
 
 def test_requests_are_told_apart_by_each_group(busy: Workspace) -> None:
@@ -448,7 +457,7 @@ def test_an_export_says_what_it_is_about(busy: Workspace) -> None:
     assert list(document) == [
         *("period", "from", "to", "totals"),
         *("by_day", "by_model", "by_app", "by_node", "by_status"),
-        *("budget", "missing"),
+        *("latency", "budget", "missing"),
     ]
     assert (document["period"], document["from"], document["to"]) == (
         "last_7_days",
@@ -529,6 +538,10 @@ DAMAGES: dict[str, tuple[str, Any, str]] = {
     "a name without end": ("by_node/0/key", "x" * 1001, "by_node 0 has key"),
     "another day": ("by_day/0/key", "2025-01-01", "no day of it"),
     "a row that is gone": ("by_status/0", ..., "the requests of by_status are not 4 together"),
+    "latency": ("latency", None, "latency is no list"),
+    "a latency that is none": ("latency/0/requests", 0.5, "latency 0 has requests 0.5, no number"),
+    "a class that is gone": ("latency/3", ..., "latency has other classes than"),
+    "another class": ("latency/3/up_to_ms", 101, "latency has other classes than"),
     "budget": ("budget", 5, "budget is no object"),
     "a limit": ("budget/daily_limit_usd", "5", "daily_limit_usd '5', no number"),
     "missing": ("missing", "nothing", "missing is no list"),
