@@ -190,6 +190,7 @@ class CacheLookup:
             if passed or entry is None or not (policy.serve_stale and error.is_outage):
                 raise
             call.trace.cache = "stale"
+            call.trace.wasted = error.unusable
             yield from _replay(entry.completion)
 
 

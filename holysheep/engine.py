@@ -19,7 +19,7 @@ from holysheep.ports import Clock, Rng, spawn_thread
 from holysheep.pricing import Cost, PriceBook
 from holysheep.quirks import Quirks
 from holysheep.ratelimit import PauseRecheck, RateLimitLayer
-from holysheep.result import ChatResult, build_result, empty_result, figures_of
+from holysheep.result import ChatResult, build_result, empty_result, figures_of, upstream_figures
 from holysheep.retry import RetryLayer
 from holysheep.settings import Settings
 from holysheep.singleflight import Flights, SingleFlightLayer
@@ -193,6 +193,7 @@ class Answer:
         """
         engine, trace = self._engine, self._call.trace
         completion: Completion | None = None
+        cost = Cost(Decimal(0), "none")
         status = CANCELLED
         try:
             for event in engine.handler(self._call):
@@ -200,20 +201,20 @@ class Answer:
                     trace.ttft_s = engine.clock.monotonic() - trace.started_s
                 if isinstance(event, Completed):
                     completion = event.completion
+                    cost = engine.prices.cost(completion)
                     status = "ok"
                 else:
                     yield event
         except HolySheepError as error:
             status = error.error_type
-            completion = error.unusable
+            if trace.cache not in CACHED_STATES:
+                trace.wasted = error.unusable
             error.attempts = trace.attempts
             error.conceal(engine.settings.api_key)
             raise
         finally:
             ended_s = engine.clock.monotonic()
-            cost = engine.prices.cost(completion) if completion else Cost(Decimal(0), "none")
-            shared = status != "ok" and trace.cache in CACHED_STATES
-            self._count(status, None if shared else completion, cost, ended_s)
+            self._count(status, completion, cost, ended_s)
         if completion is None:
             raise TypeError("a call ended without Completed")
         schema = self._call.policy.answer_schema
@@ -237,14 +238,17 @@ class Answer:
         """Enter the call in the ledger, however it has ended."""
         trace = self._call.trace
         asked = trace.fallback_from or self._call.request.model
+        made = completion or trace.wasted
         dimensions = Dimensions(
             credential=self._engine.settings.fingerprint,
             asked=asked,
-            served=completion.model if completion else asked,
+            served=made.model if made else asked,
             status=status,
             cache=trace.cache,
         )
         figures = figures_of(completion, cost.usd, trace, ended_s)
+        if trace.wasted is not None:
+            figures += upstream_figures(trace.wasted, self._engine.cost(trace.wasted))
         if self._call.purse is None and figures.cost_usd:
             # A limit may be set later, and then counts what was spent before.
             self._counted_by.ledger.settle(dimensions.credential, Decimal(0), figures.cost_usd)

@@ -56,6 +56,7 @@ class _Account:
     wanted_usd: Decimal = Decimal(0)
     learned_s: float = float("-inf")
     month_read_s: float = float("-inf")
+    month_read_on: date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,17 +359,17 @@ class Ledger:
         """
         with self._changed:
             account = self._account(credential)
-            now = self._clock.monotonic()
-            reads_month = (
-                limits.monthly is not None and now >= account.month_read_s + config.LEDGER_MONTH_S
-            )
-        today = self._today()
+            today = self._today()
+            is_old = self._clock.monotonic() >= account.month_read_s + config.LEDGER_MONTH_S
+            # What others spent yesterday was today's until now.
+            reads_month = limits.monthly is not None and (is_old or account.month_read_on != today)
         others = archive.read_spent(self._relay, today, without=self._process)
         earlier = self._spent_earlier(credential, today) if reads_month else None
         with self._changed:
             account.learned_s = self._clock.monotonic()
             if reads_month:
                 account.month_read_s = account.learned_s
+                account.month_read_on = today
             claimed = account.budget.claimed(today)
             account.budget.learn(limits, others.get(credential, Decimal(0)), earlier)
             if account.budget.claimed(today) != claimed:

@@ -195,7 +195,7 @@ def empty_result(trace: Trace, ended_s: float) -> ChatResult:
 def figures_of(
     completion: Completion | None, cost_usd: Decimal | None, trace: Trace, ended_s: float
 ) -> Figures:
-    """What a call is counted as; ``completion`` is what upstream has made for it, usable or not."""
+    """What a call is counted as; ``completion`` is what its caller has got."""
     latency_ms = _ms(ended_s - trace.started_s)
     figures = Figures(
         requests=1,
@@ -203,20 +203,26 @@ def figures_of(
         latency_us=round(latency_ms * 1000),
         classes={latency_class(latency_ms): 1},
     )
-    if completion is None:
-        return figures
-    if trace.cache in CACHED_STATES:
-        figures.saved_usd = exact_usd(cost_usd)
-        return figures
-    usage = completion.total_usage
-    figures.prompt_tokens = usage.prompt_tokens
-    figures.completion_tokens = usage.completion_tokens
-    figures.cached_tokens = usage.cached_tokens
-    figures.cache_write_tokens = usage.cache_write_tokens
-    figures.reasoning_tokens = usage.reasoning_tokens
-    figures.cost_usd = exact_usd(cost_usd)
-    figures.unpriced = int(cost_usd is None)
+    if completion is not None:
+        if trace.cache in CACHED_STATES:
+            figures.saved_usd = exact_usd(cost_usd)
+        else:
+            figures += upstream_figures(completion, cost_usd)
     return figures
+
+
+def upstream_figures(completion: Completion, cost_usd: Decimal | None) -> Figures:
+    """What upstream has done for an answer."""
+    usage = completion.total_usage
+    return Figures(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        cost_usd=exact_usd(cost_usd),
+        unpriced=int(cost_usd is None),
+    )
 
 
 def _meta(

@@ -22,13 +22,16 @@ from holysheep.errors import (
 )
 from holysheep.ports import Clock
 from holysheep.streams import hang_up
-from holysheep.types import Call, Completed, Event, Handler
+from holysheep.types import Call, Completed, Completion, Event, Handler, Trace
 
 
 class Flight:
-    """One upstream answer and the callers that share it."""
+    """One upstream answer and the callers that share it. ``trace`` is the leader's."""
 
-    def __init__(self, source: Iterator[Event], deadline_s: float, clock: Clock) -> None:
+    def __init__(
+        self, source: Iterator[Event], deadline_s: float, trace: Trace, clock: Clock
+    ) -> None:
+        self.trace = trace
         self._source = source
         self._deadline_s = deadline_s
         self._clock = clock
@@ -40,6 +43,8 @@ class Flight:
         self._pulling = False
         self._led = True
         self._heir: object = None
+        self._completion: Completion | None = None
+        self._is_taken = False
         self._members: list[object] = []
 
     @property
@@ -68,7 +73,11 @@ class Flight:
         """Remove a caller; whether it was the last one."""
         with self._changed:
             self._members.remove(member)
-            self._led = self._led and not leads
+            if leads:
+                self._led = False
+                if not self._is_taken and self.trace.cache != "hit":
+                    # The others have it from this one, and think that it knows what it cost.
+                    self.trace.wasted = self._completion
             if self._members:
                 self._changed.notify_all()
             return not self._members
@@ -85,7 +94,10 @@ class Flight:
         """
         position = 0
         while self._await_event(position, member, deadline_s, leads=leads):
-            yield self._events[position]
+            event = self._events[position]
+            if leads and isinstance(event, Completed):
+                self._is_taken = True
+            yield event
             position += 1
 
     def _await_event(
@@ -129,10 +141,14 @@ class Flight:
             event = next(self._source, None)
             if event is None:
                 self._ended = True
+            elif isinstance(event, Completed):
+                with self._changed:
+                    self._events.append(event)
+                    self._completion = event.completion
+                    if not self._led:
+                        self._heir = member
             else:
                 self._events.append(event)
-                if isinstance(event, Completed) and not self._led:
-                    self._heir = member
         except HolySheepError as error:
             self._failure = error
         except BaseException:
@@ -176,14 +192,14 @@ class Flights:
         self._flights: dict[Hashable, Flight] = {}
 
     def board(
-        self, key: Hashable, member: object, start: Callable[[], Iterator[Event]], deadline_s: float
+        self, key: Hashable, member: object, start: Callable[[], Iterator[Event]], call: Call
     ) -> tuple[Flight, bool]:
-        """Join the flight of ``key`` or begin it; also whether it was begun."""
+        """Join the flight of ``key`` or begin it for ``call``; also whether it was begun."""
         with self._lock:
             flight = self._flights.get(key)
             begins = flight is None or not flight.is_joinable
             if flight is None or begins:
-                flight = self._flights[key] = Flight(start(), deadline_s, self._clock)
+                flight = self._flights[key] = Flight(start(), call.ends_s, call.trace, self._clock)
             flight.enter(member)
             return flight, begins
 
@@ -224,12 +240,13 @@ class SingleFlightLayer:
         while again:
             again = False
             member = object()
-            flight, leads = self._flights.board(key, member, lambda: proceed(call), call.ends_s)
+            flight, leads = self._flights.board(key, member, lambda: proceed(call), call)
             call.trace.cache = planned if leads else "coalesced"
             try:
                 yield from flight.events(member, call.deadline_s, leads=leads)
                 if flight.is_heir(member):
-                    call.trace.cache = planned
+                    # As the leader would be counted: it may have come from the cache after all.
+                    call.trace.cache = flight.trace.cache
             except _StartAnew:
                 again = True
             finally:

@@ -14,7 +14,7 @@ MAX_VALUE_BYTES = 2_000_000
 """What the host takes: hexadecimal, in one line of 5 MB at most."""
 _MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 _COMPRESSED_FROM_BYTES = 2000
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 class StoreError(Exception):

@@ -90,7 +90,8 @@ class Trace:
     """What happened to one call; the layers write, the caller reads when it has ended.
 
     Spans are seconds. ``ttft_s`` runs from the start of the call to the first piece of the
-    answer, ``queue_s`` sums the waits for limits, ``upstream_s`` the time on the wire.
+    answer, ``queue_s`` sums the waits for limits, ``upstream_s`` the time on the wire. ``wasted``
+    is an answer that upstream has made for this call and its caller has not got: it costs as well.
     """
 
     started_s: float
@@ -102,6 +103,7 @@ class Trace:
     request_id: str | None = None
     fallback_from: str | None = None
     breaker_epoch: int = 0
+    wasted: "Completion | None" = None
 
 
 class Purse(Protocol):

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from holysheep.cache import CacheFill, key_of
 from holysheep.engine import Answer, stack
 from holysheep.errors import (
     AuthError,
@@ -25,6 +26,7 @@ from holysheep.errors import (
 from holysheep.ledger import Ledger
 from holysheep.pricing import PriceBook
 from holysheep.result import ChatResult
+from holysheep.singleflight import SingleFlightLayer
 from holysheep.structured import StructuredLayer
 from holysheep.tally import Dimensions, Figures, Tally, latency_class
 from holysheep.types import Choice, Completed, Completion, Delta, Policy, Usage
@@ -1022,3 +1024,56 @@ def test_no_weather_leaves_anything_behind(seed: int) -> None:
     assert spent(world) >= counted.cost_usd
     world.time.sleep(3600.0)
     assert world.state.limiter.is_idle
+
+
+@pytest.mark.parametrize("fields", [{}, {"daily_budget_usd": "1"}], ids=["no limit", "a limit"])
+def test_a_leader_that_leaves_when_the_others_have_the_end_still_made_the_call(
+    fields: dict[str, str],
+) -> None:
+    world = World(words, **fields)
+
+    def slow_leader() -> None:
+        pieces = iter(world.answer(stream=True))
+        next(pieces)
+        world.time.sleep(100)
+        pieces.close()  # type: ignore[attr-defined]
+
+    world.time.spawn(slow_leader)
+    for _ in range(3):
+        world.time.spawn(world.ask, stream=True)
+    world.time.run()
+    assert world.counted().total().cost_usd == COST
+    assert spent(world) == COST
+
+
+def test_an_answer_before_a_stale_one_is_counted() -> None:
+    def respond(body: dict[str, Any], number: int) -> Any:
+        texts = ['{"a": 1}', "[]"]
+        return good_answer(body, text=texts[number]) if number < 2 else failing(503)(body, number)
+
+    world = World(respond)
+    world.ask(answer_schema=SCHEMA, cache_ttl_s=1)
+    world.time.sleep(10)
+    result = world.ask(answer_schema=SCHEMA, cache_ttl_s=1, serve_stale=True, max_retries=0)
+    assert result.meta.cache == "stale"
+    assert world.counted().total().cost_usd == 2 * COST
+    assert spent(world) == 2 * COST
+
+
+def test_who_inherits_an_answer_from_the_cache_has_not_called() -> None:
+    world = World(words)
+    world.ask(stream=True)
+    # As when the first look was before the answer was there, and the second one after it.
+    world.engine.handler = stack(
+        [
+            SingleFlightLayer(world.state.flights, key_of),
+            CacheFill(world.state.answers, world.time),
+        ],
+        world.engine.transport,
+    )
+    leader, heir = (iter(world.answer(stream=True)) for _ in range(2))
+    next(leader)
+    next(heir)
+    leader.close()  # type: ignore[attr-defined]
+    list(heir)
+    assert world.counted().total().cost_usd == COST

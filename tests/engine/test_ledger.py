@@ -372,6 +372,25 @@ def test_a_process_that_runs_over_midnight_counts_its_own_days_too() -> None:
     assert Decimal("0.11") < spent[-1] <= Decimal("0.12")
 
 
+def test_after_midnight_the_month_counts_what_others_spent_before_it() -> None:
+    time, disk = a_disk()
+    limits = Limits(monthly=Decimal(1))
+    one, other = Process(disk, time, "one"), Process(disk, time, "other")
+    time.sleep(86_400 - 120)
+
+    def spend(process: Process, amount: str) -> None:
+        with process.invocation() as opened:
+            purse = opened.purse(CREDENTIAL, limits)
+            purse.hold(Decimal(amount))
+            time.sleep(1)
+            purse.settle(Decimal(amount), Decimal(amount))
+
+    time.spawn(spend, other, "0.9")
+    time.spawn(spend, one, "0.05", after_s=60)
+    time.spawn(spend, one, "0.5", after_s=180)
+    assert isinstance(time.run()[2], BudgetExceeded)
+
+
 def test_what_another_process_gives_back_can_be_spent() -> None:
     time, disk = a_disk()
     upstream = Upstream(time)
