@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from devtools.bench import batches, calls
 from devtools.bench.figures import Figure
+from devtools.bench.gateway import gateway
 
 MEASUREMENTS: Mapping[str, Callable[[int], list[Figure]]] = {
     "hit": calls.hit,
@@ -20,6 +21,7 @@ MEASUREMENTS: Mapping[str, Callable[[int], list[Figure]]] = {
     "cpu": calls.cpu,
     "throughput": calls.throughput,
     "ttft": calls.ttft,
+    "gateway": gateway,
     "cold": calls.cold,
     "memory": calls.memory,
     "batch": batches.batch,
