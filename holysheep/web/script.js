@@ -819,7 +819,8 @@ function fail(error) {
 function schedule() {
   clearTimeout(state.timer);
   if (document.visibilityState === "visible" && tab.get(TOKEN) && !state.request) {
-    const wait = Math.max(0, state.askedAt + REFRESH_MS - Date.now());
+    const left = state.askedAt + REFRESH_MS - Date.now();
+    const wait = Math.min(Math.max(0, left), REFRESH_MS); // a clock may be put back
     state.timer = setTimeout(() => refresh({ isAsked: false }), wait);
   }
 }
@@ -927,6 +928,7 @@ function listen() {
 }
 
 function start() {
+  show(byId("scriptless"), false);
   drawTheme();
   listen();
   const period = [...document.querySelectorAll("input[name=period]")].find(
