@@ -693,7 +693,7 @@ class PluginProcess:
                 ("stderr", self._read_stderr, child.stderr),
             )
         ]
-        for thread in self._threads:
+        for thread in reversed(self._threads):  # at its end the stdout thread waits for the other
             thread.start()
         for event, what in (
             (self._registered, "registration line"),

@@ -446,6 +446,7 @@ class _Response:
                     )
                     self._end()
             except _ClientLeftError:
+                call.abandon()
                 self._owner._count(left=1)
                 self._handler.close_connection = True
             finally:
@@ -504,15 +505,17 @@ class _Response:
         status = max(status, 200)  # below 200 Go sends an informational head, and 200 after it
         length = headers.pop("Content-Length", "")
         if "Transfer-Encoding" in headers or not re.fullmatch("[0-9]+", length):
-            length = ""
+            length = str(whole) if whole else ""
         if self._handler.command == "HEAD" or status in BODYLESS_STATUSES:
             self._has_body = False
         elif not length and whole is not None:
-            length = str(whole)
+            length = "0"
         elif not length:
             self._chunked = self._handler.request_version != "HTTP/1.0"
             self._handler.close_connection |= not self._chunked
-        if length and status != 204:
+        if status == 304:
+            headers.pop("Content-Type", None)
+        elif length and status != 204:
             headers["Content-Length"] = length
             self._length = int(length)
         if self._chunked:
@@ -529,11 +532,9 @@ class _Response:
         head = b""
         if not self.begun:
             head = self._begin(None if flush or len(data) > 2048 else len(data))
-        if not self._has_body:
-            data = b""
-        elif self._length is not None:
-            data = data[: self._length - self._sent_bytes]
         self._sent_bytes += len(data)
+        if not self._has_body or (self._length is not None and self._sent_bytes > self._length):
+            data = b""  # Go refuses a write that exceeds the announced length, and all after it
         if data and self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         return self._send(head + data)
@@ -543,7 +544,7 @@ class _Response:
             self._send(self._begin(0))
         if self._chunked:
             self._send(b"0\r\n\r\n")
-        elif self._has_body and self._length is not None and self._sent_bytes < self._length:
+        elif self._has_body and self._length is not None and self._sent_bytes != self._length:
             self._handler.close_connection = True
 
     def _send(self, data: bytes) -> bool:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import re
-import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote_from_bytes, quote_plus, unquote_to_bytes
@@ -254,10 +253,8 @@ def check_chunk(data: dict[str, Any]) -> None:
         raise TypeError(f"status {status!r}")
     if headers is not None and not all(isinstance(part, str) for part in _flat(headers.items())):
         raise TypeError("headers that are no text")
-    if result is not None and not (
-        isinstance(result, str) and len(result) % 2 == 0 and set(result) <= set(string.hexdigits)
-    ):
-        raise TypeError("a result that is not in hexadecimal digits")
+    if not isinstance(result, str | None):
+        raise TypeError(f"result {result!r}")
 
 
 def _flat(pairs: Iterable[tuple[Any, Any]]) -> Iterable[Any]:
@@ -278,20 +275,22 @@ class Answer:
 
     def take(self, arrival: Arrival) -> Chunk | None:
         """Take in one message; returns the chunk in it, if there is one."""
-        data = arrival.data
-        result = data.get("result")
-        if self.begun:
+        data, result = arrival.data, arrival.data.get("result")
+        if not self.begun:
+            if data.get("status") is not None:
+                self.status = data["status"]
+            for name, value in (data.get("headers") or {}).items():
+                if _TOKEN.fullmatch(name):
+                    self.headers.setdefault(canonical(name), value)
             if result is None:
-                raise HostFault("a message without a result after the first one: the daemon panics")
-            return Chunk(arrival.at_s, bytes.fromhex(result))
-        if data.get("status") is not None:
-            self.status = data["status"]
-        for name, value in (data.get("headers") or {}).items():
-            self.headers.setdefault(canonical(name), value)
-        if result is None:
-            return None
+                return None
+        elif result is None:
+            raise HostFault("a message without a result after the first one: the daemon panics")
         self.begun = True
-        return Chunk(arrival.at_s, bytes.fromhex(result))
+        try:
+            return Chunk(arrival.at_s, bytes.fromhex(result))
+        except ValueError as error:
+            raise HostFault(f"a result that is not in hexadecimal digits: {error}") from None
 
     def finish(self, error: PluginError | None, at_s: float) -> Chunk | None:
         """The end of the call: the chunk that an error adds to the body, None without an error."""
