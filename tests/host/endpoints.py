@@ -16,6 +16,8 @@ plugin's chunks as they arrive. What else a client or a plugin may meet:
   no more answers.
 - While a client does not read, 128 chunks wait for it; **the daemon throws away what comes after
   them**, and so does this server (`EndpointServer.dropped_chunks` counts them).
+- A stream that is over at once may lose all but its first chunk at a real daemon
+  (`tests.host.rawhttp`). Here it loses nothing and `EndpointServer.hasty_streams` counts it.
 - Methods other than GET, HEAD, POST, PUT, DELETE and OPTIONS, an unknown hook: 404.
 
 Not modelled: Go's guess at a missing ``Content-Type``, and a plugin process that ends while it
@@ -47,6 +49,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tests.host.outputs import HostFault
 from tests.host.rawhttp import (
     BODYLESS_STATUSES,
+    HASTY_MS,
     JSON_TYPE,
     MAX_BODY_BYTES,
     Answer,
@@ -106,8 +109,10 @@ class EndpointServer:
     in ``Host``, headers with an underscore get through, and the client may name its own
     ``Dify-Hook-Url``.
 
-    ``clients_left`` counts the clients that went away before the end of their response, ``faults``
-    holds what would have failed a call: closing the server raises the first of them.
+    ``clients_left`` counts the clients that went away before the end of their response,
+    ``hasty_streams`` and ``dropped_chunks`` what a real client loses; a test of a download or a
+    stream wants both to be 0. ``faults`` holds what would have failed a call: closing the server
+    raises the first of them.
     """
 
     def __init__(
@@ -127,6 +132,7 @@ class EndpointServer:
         self.faults: list[BaseException] = []
         self.clients_left = 0
         self.dropped_chunks = 0
+        self.hasty_streams = 0
         self._lock = threading.Lock()
         self._server = _Server(self)
         self.port: int = self._server.server_address[1]
@@ -202,8 +208,9 @@ class EndpointServer:
         self._server.end_connections()
         self._server.server_close()
 
-    def _count(self, *, left: int = 0, dropped: int = 0) -> None:
+    def _count(self, *, left: int = 0, dropped: int = 0, hasty: int = 0) -> None:
         with self._lock:
+            self.hasty_streams += hasty
             self.clients_left += left
             self.dropped_chunks += dropped
 
@@ -455,7 +462,7 @@ class _Response:
 
     def _relay(self, call: HttpCall, bell: _Bell) -> None:
         messages = call.invocation.messages
-        index = 0
+        index, chunks, first_s = 0, 0, 0.0
         while True:
             ended = call.done  # read first: whatever arrived before the end is in `messages` then
             while index < len(messages):
@@ -463,6 +470,8 @@ class _Response:
                 index += 1
                 if chunk is None:
                     continue
+                chunks += 1
+                first_s = first_s or chunk.at_s
                 if self._deadline_s is not None and time.perf_counter() > self._deadline_s:
                     raise _TimeUpError
                 before = len(messages)
@@ -472,6 +481,9 @@ class _Response:
                 break
             self._wait(bell)
         call.invocation.wait()  # raises a fault
+        ended_s = call.invocation.ended_s or 0.0
+        if chunks > 1 and ended_s - first_s < HASTY_MS / 1e3:
+            self._owner._count(hasty=1)
         error = call.invocation.error
         begun = self._answer.begun
         last = self._answer.finish(error, 0.0)

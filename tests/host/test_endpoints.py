@@ -597,6 +597,23 @@ def test_chunks_beyond_the_queue_are_lost_to_a_client_that_does_not_read(
     assert received > QUEUED_CHUNKS
 
 
+def test_stream_that_is_over_at_once_is_called_hasty(tmp_path: Path) -> None:
+    with fake_plugin(tmp_path, {"result": "61"}, {"result": "62"}) as process:
+        assert process.request("GET", "/").hasty
+        with EndpointServer(process) as server:
+            assert httpx.get(server.url + "/").content == b"ab"
+            assert server.hasty_streams == 1
+
+
+@pytest.mark.parametrize("query", ["n=1", "n=2&pause_s=0.02"])
+def test_stream_of_one_chunk_or_with_a_pause_is_not_hasty(
+    server: EndpointServer, client: httpx.Client, noop: PluginProcess, query: str
+) -> None:
+    assert not noop.request("GET", f"/stream?{query}").hasty
+    client.get(f"/stream?{query}")
+    assert server.hasty_streams == 0
+
+
 def test_response_that_takes_too_long_ends_with_an_error_in_its_body(noop: PluginProcess) -> None:
     with EndpointServer(noop, max_execution_s=0.05) as server:
         response = httpx.get(server.url + "/misbehave/stream-silent")
@@ -636,7 +653,7 @@ def test_process_that_ends_in_a_stream_cuts_the_response_and_fails_the_test(
 
 
 def fake_plugin(folder: Path, *messages: dict[str, Any], permission: bool = True) -> PluginProcess:
-    """A plugin without the SDK that answers every request with the same messages."""
+    """A plugin without the SDK that answers every request with the same messages, in one go."""
     registration = {
         "type": "plugin",
         "name": "fake",
@@ -652,9 +669,8 @@ def fake_plugin(folder: Path, *messages: dict[str, Any], permission: bool = True
         "    print(json.dumps(line), flush=True)\n"
         "for line in sys.stdin:\n"
         "    session_id = json.loads(line)['session_id']\n"
-        f"    for data in {data!r}:\n"
-        "        event = {'event': 'session', 'session_id': session_id, 'data': data}\n"
-        "        print(json.dumps(event), flush=True)\n"
+        f"    events = [{{'event': 'session', 'session_id': session_id, 'data': d}} for d in {data!r}]\n"
+        "    print('\\n'.join(json.dumps(event) for event in events), flush=True)\n"
     )
     return PluginProcess(folder)
 
