@@ -27,7 +27,7 @@ class Health(_adapter.Site):
                 "upstream": None if engine is None else engine.settings.base_url,
                 "breakers": {} if engine is None else engine.breakers,
                 "in_flight": 0 if engine is None else engine.in_flight,
-                "storage": invocation.ledger.problem or "ok",
+                "storage": "failing" if invocation.ledger.problem else "ok",
                 "redis": None,
             }
             yield _adapter.Head(status=200 if is_up else 503)

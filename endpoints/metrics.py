@@ -18,12 +18,13 @@ class Metrics(_adapter.Site):
         with process.invocation(visitor.session, "metrics") as invocation:
             ledger = invocation.ledger
             today = today_utc(process.clock())
-            tally = ledger.past([today], only_stored=True).days[today]
+            past = ledger.past([today], only_stored=True)
             limits = engine.limits if engine else Limits()
             periods = ()
             if engine and limits:
                 ledger.refresh(engine.settings.fingerprint, limits)
                 periods = ledger.periods(engine.settings.fingerprint, limits)
-            text = metrics.exposition(tally, engine, periods, is_stored=not ledger.problem)
+            is_stored = not (ledger.problem or past.missing)
+            text = metrics.exposition(past.days[today], engine, periods, is_stored=is_stored)
             yield _adapter.Head(metrics.CONTENT_TYPE)
             yield text

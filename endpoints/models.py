@@ -2,7 +2,8 @@
 
 from endpoints import _adapter
 from holysheep.credentials import list_models
-from holysheep.gateway import encoded, models_list
+from holysheep.errors import SettingsError
+from holysheep.gateway import ApiError, encoded, models_list
 from host import process
 
 
@@ -12,6 +13,10 @@ class Models(_adapter.Site):
     def answer(self, visitor: _adapter.Visitor) -> _adapter.Answer:
         """Ask the gateway for them."""
         engine = _adapter.needed_engine(visitor)
-        names = list_models(engine, clock=process.clock())
+        try:
+            names = list_models(engine, clock=process.clock())
+        except SettingsError:
+            # Some gateways have no such list, and answer chats all the same.
+            raise ApiError(404, "The gateway has no list of models.", code="not_found") from None
         yield _adapter.Head()
         yield encoded(models_list(names))

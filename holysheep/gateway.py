@@ -12,6 +12,8 @@ import math
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from email.message import Message
 from typing import Any
 
 from holysheep import config
@@ -31,10 +33,11 @@ from holysheep.errors import (
     TimedOut,
     UnknownModel,
 )
-from holysheep.jsontext import parse_json, whole_characters
+from holysheep.jsontext import MAX_DEPTH, is_json, parse_json, whole_characters
 from holysheep.reading import MODEL_ID, is_model_id
 from holysheep.result import UsageReport, usd_number
 from holysheep.streams import hang_up
+from holysheep.tally import CACHED_STATES
 from holysheep.types import CacheMode, ChatRequest, Choice, Completed, Delta, JsonObject, Policy
 
 _INVALID = "invalid_request_error"
@@ -100,20 +103,27 @@ def read_request(body: bytes, headers: Mapping[str, str], default_model: str) ->
 
     ``headers`` have lower-case names.
     """
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise ApiError(415, "The content type must be application/json.")
+    _check_type(headers)
     # Dify cuts a larger body off without a word.
     if len(body) >= config.MAX_GATEWAY_BODY_BYTES:
         most = config.MAX_GATEWAY_BODY_BYTES // 1_000_000
         raise ApiError(413, f"The body is larger than {most} MB, more than Dify passes on.")
     try:
         value = parse_json(body)
+    except UnicodeDecodeError:
+        raise ApiError(400, "The body is not UTF-8.") from None
     except ValueError as error:
         raise ApiError(400, f"The body is not valid JSON: {error}.") from None
     if not isinstance(value, dict):
         raise ApiError(400, "The body must be a JSON object.")
-    model = value.get("model") or default_model
+    if not is_json(value):
+        # 1e999 is JSON, but no number once it has been read.
+        raise ApiError(
+            400, f"The body has a number beyond all limits, or more than {MAX_DEPTH} levels."
+        )
+    model = value.get("model")
+    if model is None or model == "":
+        model = default_model
     if not isinstance(model, str) or not is_model_id(model):
         raise ApiError(400, f"model must be {MODEL_ID}.", param="model")
     messages = value.get("messages")
@@ -130,6 +140,18 @@ def read_request(body: bytes, headers: Mapping[str, str], default_model: str) ->
         stream,
         include_usage=options.get("include_usage") is True,
     )
+
+
+def _check_type(headers: Mapping[str, str]) -> None:
+    """Return if the body is JSON that can be read as it is. Raises ``ApiError``."""
+    declared = Message()
+    declared["content-type"] = headers.get("content-type", "")
+    if declared.get_content_type() != "application/json":
+        raise ApiError(415, "The content type must be application/json.")
+    if declared.get_content_charset("utf-8") not in ("utf-8", "utf8"):
+        raise ApiError(415, "The charset of the body must be UTF-8.")
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ApiError(415, "The body must not be compressed.")
 
 
 def _as_type[Kind](value: Any, kind: type[Kind], name: str) -> Kind | None:
@@ -174,10 +196,13 @@ class Reply:
     def headers(self) -> dict[str, str]:
         """What is known of the answer when it has begun."""
         headers: dict[str, str] = {"x-holysheep-cache": self._answer.cache}
+        cost: Decimal | None = None
         if isinstance(self._first, Completed):
             cost = self._answer.result.cost_usd
-            if cost is not None:
-                headers["x-holysheep-cost-usd"] = f"{cost:f}"
+        elif self._answer.cache in CACHED_STATES:
+            cost = Decimal(0)
+        if cost is not None:
+            headers["x-holysheep-cost-usd"] = f"{cost:f}"
         return headers
 
     def completion(self) -> JsonObject:
@@ -286,7 +311,8 @@ def api_error(error: HolySheepError) -> ApiError:
             status = error.status if error.status in (402, 429) else 402
             kind, code = "insufficient_quota", "insufficient_quota"
         case UnknownModel():
-            status, kind, code = 404, _INVALID, "model_not_found"
+            status = error.status if error.status in (400, 404) else 404
+            kind, code = _INVALID, "model_not_found"
         case BadRequest(status=int(given)) if given in _CLIENTS_OWN:
             status, kind, code = given, _INVALID, None
         case BadRequest() | InputError():

@@ -125,7 +125,7 @@ def _process(engine: Engine | None, *, is_stored: bool) -> list[Metric]:
     info = GaugeMetricFamily("holysheep_info", "The plugin's version.", labels=["version"])
     info.add_metric([VERSION], 1)
     stored = GaugeMetricFamily(
-        "holysheep_storage_up", "1 if the usage of this process can be stored.", value=is_stored
+        "holysheep_storage_up", "1 if the usage can be stored and read.", value=is_stored
     )
     if engine is None:
         return [info, stored]
