@@ -39,10 +39,12 @@ if "gevent" not in sys.modules:  # a run under gevent on purpose has chosen othe
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what belongs together where two processes run the tests (`--dist loadgroup`).
 
-    The tests of the nodes measure time and have processes of their own: never two at once.
+    The tests of nodes and of endpoints measure time and have processes of their own: never two of
+    one kind at once.
     """
     for item in items:
-        group = "nodes" if item.path.parent.name == "nodes" else item.path.name
+        folder = item.path.parent.name
+        group = folder if folder in {"nodes", "endpoints"} else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
 
 
