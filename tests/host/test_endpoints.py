@@ -669,7 +669,8 @@ def fake_plugin(folder: Path, *messages: dict[str, Any], permission: bool = True
         "    print(json.dumps(line), flush=True)\n"
         "for line in sys.stdin:\n"
         "    session_id = json.loads(line)['session_id']\n"
-        f"    events = [{{'event': 'session', 'session_id': session_id, 'data': d}} for d in {data!r}]\n"
+        "    head = {'event': 'session', 'session_id': session_id}\n"
+        f"    events = [head | {{'data': data}} for data in {data!r}]\n"
         "    print('\\n'.join(json.dumps(event) for event in events), flush=True)\n"
     )
     return PluginProcess(folder)
