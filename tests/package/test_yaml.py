@@ -98,9 +98,13 @@ MANIFEST = read_yaml("manifest.yaml")
 PROVIDER_FILES = relative(ROOT.glob("provider/*.yaml"))
 NODE_FILES = relative(ROOT.glob("nodes/*.yaml"))
 EXAMPLE_FILES = relative(ROOT.glob("examples/*.yml"))
-DECLARATIONS = ["manifest.yaml", *PROVIDER_FILES, *NODE_FILES]
+GROUP_FILES = relative(ROOT.glob("group/*.yaml"))
+ENDPOINT_FILES = relative(ROOT.glob("endpoints/*.yaml"))
+DECLARATIONS = ["manifest.yaml", *PROVIDER_FILES, *NODE_FILES, *GROUP_FILES]
 PROVIDER = read_yaml(MANIFEST["plugins"]["tools"][0])
 CREDENTIALS: dict[str, dict[str, Any]] = PROVIDER["credentials_for_provider"]
+GROUP = read_yaml(MANIFEST["plugins"]["endpoints"][0])
+ENDPOINTS = {path: read_yaml(path) for path in ENDPOINT_FILES}
 NODES = {path: read_yaml(path) for path in NODE_FILES}
 TOOLS = {node["identity"]["name"]: node for node in NODES.values()}
 LLM = NODES["nodes/holysheep_llm.yaml"]
@@ -253,19 +257,24 @@ def test_declarations_load_in_the_sdk() -> None:
 import json
 from dify_plugin.core.entities.plugin.setup import PluginConfiguration
 from dify_plugin.core.utils.yaml_loader import load_yaml_file
+from dify_plugin.entities.endpoint import EndpointProviderConfiguration
 from dify_plugin.entities.tool import ToolProviderConfiguration
 
 manifest = PluginConfiguration(**load_yaml_file("manifest.yaml"))
 providers = [ToolProviderConfiguration(**load_yaml_file(p)) for p in manifest.plugins.tools]
 tools = {t.identity.name: [p.name for p in t.parameters] for c in providers for t in c.tools}
-print(json.dumps(tools))
+groups = [EndpointProviderConfiguration(**load_yaml_file(p)) for p in manifest.plugins.endpoints]
+routes = [[e.method, e.path] for group in groups for e in group.endpoints]
+print(json.dumps({"tools": tools, "routes": routes}))
 """
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
     loaded = json.loads(run.stdout.splitlines()[-1])
-    assert loaded == {name: [p["name"] for p in tool["parameters"]] for name, tool in TOOLS.items()}
+    parameters = {name: [p["name"] for p in tool["parameters"]] for name, tool in TOOLS.items()}
+    assert loaded["tools"] == parameters
+    assert sorted(map(tuple, loaded["routes"])) == sorted(ROUTES)
 
 
 def test_manifest_and_provider_list_exactly_the_files_that_are_there() -> None:
@@ -598,6 +607,57 @@ def test_credentials_can_be_filled_in() -> None:
         assert ("help" in field) == ("url" in field), name
     assert CREDENTIALS["api_key"]["type"] == "secret-input"
     assert CREDENTIALS["api_key"]["url"].startswith("https://")
+
+
+# --- Endpoints ----------------------------------------------------------------------------------
+
+# What clients have been set up with: rename nothing.
+ROUTES = {
+    ("GET", "/dashboard"): False,
+    ("GET", "/dashboard/style.css"): True,
+    ("GET", "/dashboard/script.js"): True,
+    ("GET", "/usage.json"): False,
+    ("GET", "/metrics"): False,
+    ("GET", "/health"): False,
+    ("POST", "/v1/chat/completions"): False,
+    ("GET", "/v1/models"): False,
+}
+"""Method and path of each, and whether the list in Dify leaves it out."""
+
+
+def test_manifest_and_group_list_exactly_the_files_that_are_there() -> None:
+    assert MANIFEST["plugins"]["endpoints"] == GROUP_FILES
+    assert sorted(GROUP["endpoints"]) == ENDPOINT_FILES
+    assert MANIFEST["resource"]["permission"]["endpoint"]["enabled"] is True
+
+
+def test_routes_are_those_of_the_contract() -> None:
+    declared = {
+        (each["method"], each["path"]): each.get("hidden", False) for each in ENDPOINTS.values()
+    }
+    assert len(ENDPOINTS) == len(ROUTES)
+    assert declared == ROUTES
+
+
+@pytest.mark.parametrize("path", ENDPOINT_FILES)
+def test_source_of_an_endpoint_is_beside_its_declaration(path: str) -> None:
+    source = ENDPOINTS[path]["extra"]["python"]["source"]
+    assert source == Path(path).with_suffix(".py").as_posix()
+    assert (ROOT / source).is_file()
+
+
+def test_endpoint_is_set_up_with_a_token_and_the_fields_of_a_credential() -> None:
+    token, *fields = GROUP["settings"]
+    assert token["name"] == "access_token"
+    assert token["type"] == "secret-input"
+    assert token["required"] is True
+    assert "default" not in token
+    for language in LANGUAGES:
+        assert str(config.MIN_TOKEN_LENGTH) in token["placeholder"][language], language
+    # Without a key there is usage to be seen all the same.
+    optional = {name: {**field, "required": False} for name, field in CREDENTIALS.items()}
+    assert [field.pop("name") for field in fields] == list(CREDENTIALS)
+    assert dict(zip(CREDENTIALS, fields, strict=True)) == optional
 
 
 # --- Outputs ------------------------------------------------------------------------------------
