@@ -13,6 +13,7 @@ from dify_plugin.core.runtime import Session
 from werkzeug import Request, Response
 
 from holysheep import config
+from holysheep.dashboard import POLICY
 from holysheep.engine import Engine
 from holysheep.errors import HolySheepError, SettingsError
 from holysheep.gateway import ApiError, api_error, encoded
@@ -24,12 +25,8 @@ _log = logging.getLogger(__name__)
 
 JSON = "application/json"
 _SERVERS = "server_error"
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
-    " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _SECURITY = {
-    "content-security-policy": _POLICY,
+    "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -39,15 +36,19 @@ _SECURITY = {
 _MAX_HEADER_CHARS = 16_384
 _PIECE_BYTES = 512 * 1024
 """Half of what a message to the host may be: bodies travel as hexadecimal digits."""
+_WHOLE_BYTES = 2 * 1024 * 1024
+"""What the host takes in one message, with some room."""
+_SHORTEST_STREAM_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How an answer begins."""
+    """How an answer begins. ``streams`` says that its body goes out as it comes."""
 
     content_type: str = JSON
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    streams: bool = False
 
 
 Answer = Generator[Head | bytes, None, None]
@@ -183,6 +184,7 @@ class Site(Endpoint):
             head = next(parts)
             if not isinstance(head, Head):
                 raise TypeError("an answer must begin with its head")
+            body = _streamed(parts) if head.streams else _whole(parts)
         except ApiError as error:
             return _refusal(error)
         except HolySheepError as error:
@@ -191,7 +193,12 @@ class Site(Endpoint):
             _log.exception("an endpoint failed")
             return _refusal(ApiError(500, "The plugin failed; its log says why.", kind=_SERVERS))
         headers = {**_SECURITY, "content-type": head.content_type, **head.headers}
-        return Response(_body(parts), status=head.status, headers=headers)
+        return Response(body, status=head.status, headers=headers)
+
+
+def _whole(parts: Answer) -> bytes | Generator[bytes, None, None]:
+    content = b"".join(part for part in parts if isinstance(part, bytes))
+    return content if len(content) <= _WHOLE_BYTES else _streamed(_only(content))
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:
@@ -199,22 +206,28 @@ def _pieces(content: bytes) -> Iterator[bytes]:
         yield content[start : start + _PIECE_BYTES]
 
 
-def _body(parts: Answer) -> Generator[bytes, None, None]:
-    # A generator, because the host takes anything else as one message, however large.
+def _streamed(parts: Answer) -> Generator[bytes, None, None]:
+    clock, began_s = process.clock(), None
     try:
         for part in parts:
             if isinstance(part, bytes):
-                yield from _pieces(part)
+                for piece in _pieces(part):
+                    yield piece
+                    began_s = began_s or clock.monotonic()
     except Exception:  # noqa: BLE001 - the same
         # What is sent is sent; the client sees an answer that ends early.
         _log.exception("an endpoint failed in the middle of its answer")
+    if began_s is not None:
+        # The host begins to pass a stream on at its first piece. If it is over by then, the host
+        # takes it for given up and drops the rest.
+        clock.sleep(max(0.0, began_s + _SHORTEST_STREAM_S - clock.monotonic()))
 
 
 def _refusal(error: ApiError) -> Response:
     headers = {**_SECURITY, "content-type": JSON, **error.headers}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return Response(_body(_only(encoded(error.to_json()))), status=error.status, headers=headers)
+    return Response(encoded(error.to_json()), status=error.status, headers=headers)
 
 
 def _only(content: bytes) -> Answer:

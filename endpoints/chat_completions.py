@@ -6,6 +6,8 @@ from holysheep.gateway import Reply, encoded, read_request
 from holysheep.pacing import paced_bytes
 from host import process
 
+EVENTS = "text/event-stream; charset=utf-8"
+
 
 class ChatCompletions(_adapter.Site):
     """One chat completion, streamed or not."""
@@ -29,7 +31,7 @@ class ChatCompletions(_adapter.Site):
             reply.begin()
             headers = {"x-request-id": reply.id, **reply.headers}
             if wanted.stream:
-                yield _adapter.Head("text/event-stream; charset=utf-8", headers=headers)
+                yield _adapter.Head(EVENTS, headers=headers, streams=True)
                 # Dify keeps 128 pieces for a client that reads slowly, and drops what follows.
                 yield from paced_bytes(reply.chunks(), clock=process.clock(), spawn=process.spawn)
             else:
