@@ -12,16 +12,19 @@ from devtools.upstream.control import Upstream
 
 def batch(rounds: int) -> list[Figure]:
     """A batch of 1,000 rows against its ceiling, and against other SDKs where they are there."""
-    clients = ("engine", "http.client")
+    clients = ("engine", "http.client", "socket")
     with Upstream(latency_ms=50) as gateway, workers(gateway.url, clients) as running:
         found = in_rounds(
             {
                 "batch": lambda: running["engine"].do(do="batch", count=1000, in_flight=20)[
                     "rows_s"
                 ],
-                "http.client": lambda: running["http.client"].do(
-                    do="calls", count=1000, in_flight=20
-                )["calls_s"],
+                **{
+                    name: lambda worker=running[name]: worker.do(
+                        do="calls", count=1000, in_flight=20
+                    )["calls_s"]
+                    for name in clients[1:]
+                },
                 "ceiling": lambda: 400.0,
             },
             rounds=max(3, rounds // 3),
@@ -39,6 +42,13 @@ def batch(rounds: int) -> list[Figure]:
             "the same, bare calls of http.client",
             found,
             ours="http.client",
+            theirs="ceiling",
+            unit="calls/s",
+        ),
+        compared(
+            "the same, bytes over bare sockets, nothing parsed",
+            found,
+            ours="socket",
             theirs="ceiling",
             unit="calls/s",
         ),
