@@ -2,7 +2,7 @@
 
 from endpoints import _adapter
 from holysheep.budget import Limits
-from holysheep.usage import today_utc
+from holysheep.ports import utc_day
 from host import process
 
 
@@ -17,7 +17,7 @@ class Metrics(_adapter.Site):
         engine = visitor.engine
         with process.invocation(visitor.session, "metrics") as invocation:
             ledger = invocation.ledger
-            today = today_utc(process.clock())
+            today = utc_day(process.clock())
             past = ledger.past([today], only_stored=True)
             limits = engine.limits if engine else Limits()
             periods = ()

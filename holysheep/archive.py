@@ -11,7 +11,7 @@ day, when the month was seen to contain it. Months before the last two, which th
 into, keep their sums without the days, and after thirteen months nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
@@ -25,28 +25,31 @@ from holysheep.types import JsonObject
 _ROOT = "usage/1"
 _FOLDED_KEY = f"{_ROOT}/folded"
 _DAY = timedelta(days=1)
+_CHECKS = 3
 _FOLDED_ON = "folded_on"
-_FROZEN_AFTER = 2 * _DAY
+FROZEN_AFTER = 2 * _DAY
+_OLDEST = 800 * _DAY
 _FIRST_TIME = 62 * _DAY
 """How far back to look for days where nobody knows which were folded."""
 
 
 @dataclass(slots=True)
 class DayDoc:
-    """What was counted on one day: requests, and for budgets the most that was spent.
+    """What was counted on one day: requests, and for budgets what was spent, by credential, in USD.
 
-    ``spent`` is by credential, in USD, what was set aside for calls under way included. ``damaged``
-    counts the documents that could not be read.
+    ``claimed`` is the most that may have been spent when all calls under way have ended.
+    ``damaged`` counts the documents that could not be read.
     """
 
     tally: Tally = field(default_factory=Tally)
     spent: dict[str, Decimal] = field(default_factory=dict)
+    claimed: dict[str, Decimal] = field(default_factory=dict)
     damaged: int = 0
 
     def __iadd__(self, other: "DayDoc") -> Self:
         self.tally += other.tally
-        for credential, amount in other.spent.items():
-            self.spent[credential] = self.spent.get(credential, Decimal(0)) + amount
+        _add(self.spent, other.spent)
+        _add(self.claimed, other.claimed)
         self.damaged += other.damaged
         return self
 
@@ -55,6 +58,7 @@ class DayDoc:
         return {
             "rows": self.tally.to_json(),
             "spent": {name: str(amount) for name, amount in self.spent.items()},
+            "claimed": {name: str(amount) for name, amount in self.claimed.items()},
             "damaged": self.damaged,
         }
 
@@ -62,21 +66,34 @@ class DayDoc:
     def from_json(cls, value: Any) -> "DayDoc":
         """What ``to_json`` has made. Raises ``ValueError`` for anything else."""
         match value:
-            case {"rows": rows, "spent": spent, "damaged": int(damaged)}:
-                return cls(Tally.from_json(rows), _spent(spent), damaged)
+            case {"rows": rows, "spent": spent, "claimed": claimed, "damaged": int(damaged)}:
+                return cls(Tally.from_json(rows), _amounts(spent), _amounts(claimed), damaged)
             case _:
                 raise ValueError("a day is damaged")
 
 
-def _spent(value: Any) -> dict[str, Decimal]:
+def _add(amounts: dict[str, Decimal], more: dict[str, Decimal]) -> None:
+    for name, amount in more.items():
+        amounts[name] = amounts.get(name, Decimal(0)) + amount
+
+
+def _amounts(value: Any) -> dict[str, Decimal]:
     if not isinstance(value, dict):
         raise ValueError("what was spent is damaged")
     return {credential: stored_usd(amount) for credential, amount in value.items()}
 
 
-def write_day(store: Store, day: date, process: str, doc: DayDoc) -> None:
-    """Store what a process has counted on a day, in place of what it had stored before."""
-    store.write(_doc_key(day, process), pack(doc.to_json()))
+def write_day(store: Store, day: date, process: str, doc: DayDoc, *, checks: bool = False) -> None:
+    """Store what a process has counted on a day, in place of what it had stored before.
+
+    With ``checks`` it is read as well: a storage may go on giving an older value for minutes where
+    somebody read it at the moment of the write, and does not once it was read anew.
+    """
+    key, packed = _doc_key(day, process), pack(doc.to_json())
+    for _ in range(_CHECKS):
+        store.write(key, packed)
+        if not checks or store.read(key) == packed:
+            return
 
 
 def enter(store: Store, day: date, process: str) -> bool:
@@ -92,20 +109,29 @@ def enter(store: Store, day: date, process: str) -> bool:
     return True
 
 
-def read_spent(store: Store, day: date, *, without: str) -> dict[str, Decimal]:
-    """What all processes but one have claimed on a day, by credential, as far as it is readable."""
-    whole: dict[str, Decimal] = {}
-    for process in _index(store, day).processes:
-        packed = store.read(_doc_key(day, process)) if process != without else None
+type Each = Callable[[Callable[[str], bytes | None], Iterable[str]], Iterable[bytes | None]]
+"""Like ``map``, but maybe several at a time."""
+
+
+def read_budgets(store: Store, day: date, process: str, each: Each) -> tuple[DayDoc, bool]:
+    """What the budgets of all other processes are on a day, and whether others find ``process``.
+
+    Without their requests, which take longer to read.
+    """
+    index = _index(store, day)
+    whole = DayDoc(damaged=index.damaged)
+    keys = [_doc_key(day, name) for name in index.processes if name != process]
+    for packed in each(store.read, keys):
         if packed is None:
             continue
         try:
-            spent = _spent(unpack(packed).get("spent"))
+            value = unpack(packed)
+            whole += DayDoc(
+                spent=_amounts(value.get("spent")), claimed=_amounts(value.get("claimed"))
+            )
         except ValueError:
-            continue
-        for credential, amount in spent.items():
-            whole[credential] = whole.get(credential, Decimal(0)) + amount
-    return whole
+            whole.damaged += 1
+    return whole, process in index.processes
 
 
 def read_day(store: Store, day: date, *, without: str = "") -> DayDoc:
@@ -171,7 +197,7 @@ class Archive:
         self._store = store
         self._today = today
         self._months: dict[str, _Month | None] = {}
-        self._put_away: date | None = None
+        self._folded_through: date | None = None
 
     def is_folded(self, day: date) -> bool:
         """Whether a day is in its month's document, with what every process has counted."""
@@ -186,10 +212,11 @@ class Archive:
         month = self._month(day)
         if month is not None and month.has(day):
             return month.day(day)
-        if self._put_away is None:
-            # Where nothing was ever folded there are the last days, or nothing.
-            self._put_away = _folded_through(self._store) or self._today - 2 * _FROZEN_AFTER
-        if day <= self._put_away:
+        if self._folded_through is None:
+            # Where nobody knows, all days are looked for that ``fold`` would look for.
+            known = _folded_through(self._store, self._today)
+            self._folded_through = known or self._today - _FIRST_TIME
+        if day <= self._folded_through:
             return DayDoc(damaged=1 if month is None else month.rest.damaged)
         return read_day(self._store, day, without=without)
 
@@ -201,35 +228,42 @@ class Archive:
         return self._months[key]
 
 
+def begin(store: Store, today: date) -> None:
+    """Note for a workspace that counts for the first time that there is nothing to fold before."""
+    days = (today - number * _DAY for number in range(1, 4))
+    if store.has(_FOLDED_KEY) or any(store.has(_index_key(day)) for day in days):
+        return
+    if store.has(_month_key(today)) or store.has(_month_key(today - 31 * _DAY)):
+        return
+    store.write(_FOLDED_KEY, (today - _DAY).isoformat().encode())
+
+
 def fold(store: Store, today: date) -> None:
     """Fold frozen days into their months, delete what is not needed any more.
 
     Raises ``StoreError``; what was done until then stays done, and the rest is done the next time.
     """
-    through = _folded_through(store)
-    last = today - _FROZEN_AFTER
-    done = last
-    months: dict[str, _Month] = {}
-    changed = set()
+    through = _folded_through(store, today)
+    last = today - FROZEN_AFTER
+    done: date | None = None
+    key, month = "", _Month()
     for day in _days(through or today - _FIRST_TIME, last):
-        key = _month_key(day)
-        if key not in months:
+        if _month_key(day) != key:
+            key = _month_key(day)
             # Damaged means lost: the month begins anew, and says so.
-            months[key] = _read_month(store, key) or _Month(rest=DayDoc(damaged=1))
-        month = months[key]
+            month = _read_month(store, key) or _Month(rest=DayDoc(damaged=1))
         if not store.has(_index_key(day)):
             continue
         if month.has(day) and month.was_folded_before(day, today):
             _delete_day(store, day)
             continue
-        done = min(done, day - _DAY)
+        done = done or day - _DAY
         if not month.has(day):
             doc = read_day(store, day)
             doc.tally = doc.tally.bounded(config.LEDGER_DAY_ROWS)
             month.fold(day, doc, today)
-            changed.add(key)
-    for key in changed:
-        store.write(key, pack(months[key].to_json()))
+            store.write(key, pack(month.to_json()))
+    done = done or max(last, through or last)
     if through is None or (through.year, through.month) != (today.year, today.month):
         _put_away(store, through or today - _FIRST_TIME, done, today)
     if through != done:
@@ -238,7 +272,8 @@ def fold(store: Store, today: date) -> None:
 
 def _put_away(store: Store, since: date, done: date, today: date) -> None:
     """Drop the days of months before the last two, and months that are too old."""
-    for back in range(3, config.LEDGER_MONTHS + 4):
+    months_since = (today.year - since.year) * 12 + today.month - since.month
+    for back in range(3, config.LEDGER_MONTHS + months_since + 2):
         first = _months_before(today, back)
         key = _month_key(first)
         if back > config.LEDGER_MONTHS:
@@ -313,13 +348,15 @@ def _is_process(value: Any) -> bool:
     return isinstance(value, str) and value.isalnum() and len(value) <= 64
 
 
-def _folded_through(store: Store) -> date | None:
+def _folded_through(store: Store, today: date) -> date | None:
     """The last day that was folded; ``None`` = nobody knows."""
     stored = store.read(_FOLDED_KEY)
     try:
-        return date.fromisoformat(stored.decode()) if stored else None
+        day = date.fromisoformat(stored.decode()) if stored else None
     except ValueError:
         return None
+    # A day that cannot be is as good as none.
+    return day if day is not None and today - _OLDEST <= day < today else None
 
 
 def _days(first: date, last: date) -> Iterator[date]:

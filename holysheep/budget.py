@@ -17,7 +17,7 @@ from decimal import Decimal
 
 from holysheep import config
 from holysheep.errors import BudgetExceeded
-from holysheep.ports import Clock
+from holysheep.ports import Clock, utc_day
 from holysheep.pricing import PriceBook
 from holysheep.tally import exact_usd
 from holysheep.tokens import max_completion_tokens, most_prompt_tokens
@@ -67,33 +67,38 @@ class Budget:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._held = Decimal(0)
-        # By day: what this process has spent, and what it has claimed.
+        # By day: what this process has spent, and the most that it may have spent when all its
+        # calls have ended.
         self._spent: dict[date, Decimal] = {}
         self._claimed: dict[date, Decimal] = {}
-        # What others have claimed today, and what was spent on this month's earlier days.
-        self._others: dict[date, Decimal] = {}
+        # What others have spent and claimed today, and what was spent on the month's earlier days.
+        self._others: dict[date, tuple[Decimal, Decimal]] = {}
         self._earlier: dict[date, Decimal] = {}
 
     @property
+    def is_held(self) -> bool:
+        """Whether anything is set aside."""
+        return self._held > 0
+
+    @property
     def is_idle(self) -> bool:
-        """Whether forgetting this budget would lose nothing."""
-        today = self.today
+        """Whether forgetting this budget would lose nothing, where it is nowhere else."""
+        today = utc_day(self._clock)
         recent = (day for day in self._spent if (day.year, day.month) == (today.year, today.month))
         return not self._held and not any(recent)
 
     @property
-    def today(self) -> date:
-        """The current UTC day."""
-        return datetime.fromtimestamp(self._clock.wall(), UTC).date()
-
-    @property
     def in_use(self) -> Decimal:
         """What this process has spent today or set aside."""
-        return self._spent.get(self.today, Decimal(0)) + self._held
+        return self.spent(utc_day(self._clock)) + self._held
 
-    def claimed(self, day: date) -> Decimal:
+    def spent(self, day: date) -> Decimal:
+        """What this process has spent on a day."""
+        return self._spent.get(day, Decimal(0))
+
+    def most(self, day: date) -> Decimal:
         """The most that this process may have spent on a day when all its calls have ended."""
-        return max(self._spent.get(day, Decimal(0)), self._claimed.get(day, Decimal(0)))
+        return max(self.spent(day), self._claimed.get(day, Decimal(0)))
 
     def periods(self, limits: Limits) -> tuple[Period, Period]:
         """The current day and month."""
@@ -101,22 +106,22 @@ class Budget:
         today = now.date()
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         next_month = (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
-        others = self._others.get(today, Decimal(0))
-        daily = others + self._spent.get(today, Decimal(0))
+        others, claimed = self._others.get(today, (Decimal(0), Decimal(0)))
+        held = self._held + max(claimed - others, Decimal(0))
+        daily = others + self.spent(today)
         first = today.replace(day=1)
-        earlier = {day: amount for day, amount in self._spent.items() if first <= day < today} | {
-            day: amount for day, amount in self._earlier.items() if first <= day < today
-        }
-        monthly = daily + sum(earlier.values(), Decimal(0))
+        earlier = self._spent | self._earlier
+        monthly = daily + sum(
+            (amount for day, amount in earlier.items() if first <= day < today), Decimal(0)
+        )
         return (
-            Period("daily", limits.daily, daily, self._held, midnight + timedelta(days=1)),
-            Period("monthly", limits.monthly, monthly, self._held, next_month),
+            Period("daily", limits.daily, daily, held, midnight + timedelta(days=1)),
+            Period("monthly", limits.monthly, monthly, held, next_month),
         )
 
     def covers(self, worst_usd: Decimal) -> bool:
         """Whether what this process has claimed is enough for one more such call."""
-        today = self.today
-        claimed = self._claimed.get(today)
+        claimed = self._claimed.get(utc_day(self._clock))
         return claimed is not None and self.in_use + worst_usd <= claimed
 
     def check(self, limits: Limits, worst_usd: Decimal) -> None:
@@ -142,8 +147,8 @@ class Budget:
         """Replace what ``hold`` has set aside by what was spent."""
         self._held -= held_usd
         if spent_usd:
-            today = self.today
-            self._spent[today] = self._spent.get(today, Decimal(0)) + exact_usd(spent_usd)
+            today = utc_day(self._clock)
+            self._spent[today] = self.spent(today) + exact_usd(spent_usd)
 
     def claim(self, limits: Limits, wanted_usd: Decimal, each_usd: Decimal) -> None:
         """Claim ``wanted_usd`` more than is in use, and something for calls to come.
@@ -153,28 +158,34 @@ class Budget:
         room = self._room(limits)
         ahead = min(each_usd * _CLAIM_CALLS, max(room - wanted_usd, Decimal(0)) / _CLAIM_PART)
         more = max(each_usd, min(wanted_usd + exact_usd(ahead), room))
-        self._claimed[self.today] = self.in_use + more
+        self._claimed[utc_day(self._clock)] = self.in_use + more
 
     def learn(
-        self, limits: Limits, others_usd: Decimal, earlier: dict[date, Decimal] | None = None
+        self,
+        limits: Limits,
+        others: tuple[Decimal, Decimal],
+        earlier: dict[date, Decimal] | None = None,
     ) -> None:
-        """Take in what others have claimed today, and what was spent on the month's earlier days.
+        """Take in what others have spent and claimed today, and what was spent on earlier days.
 
         A claim that the limits have no room for then is given back.
         """
-        today = self.today
-        self._others = {today: others_usd}
+        today = utc_day(self._clock)
+        self._others = {today: others}
         if earlier is not None:
             self._earlier = earlier
-        beyond = self.claimed(today) - self.in_use - self._room(limits)
+        beyond = self.most(today) - self.in_use - self._room(limits)
         if beyond > 0:
-            self._claimed[today] = max(self.in_use, self.claimed(today) - beyond)
+            self._claimed[today] = self.most(today) - beyond
 
     def release(self) -> None:
         """Give back what is claimed and not in use; forget what no period needs any more."""
-        today = self.today
+        today = utc_day(self._clock)
         if not self._held:
             self._claimed = {today: self.in_use} if today in self._claimed else {}
+        elif today in self._claimed:
+            # What is under way since yesterday will be spent today.
+            self._claimed = {today: self._claimed[today]}
         first = today.replace(day=1)
         self._spent = {day: amount for day, amount in self._spent.items() if day >= first}
 
@@ -212,16 +223,21 @@ class BudgetLayer:
             return
         worst = self._worst_case(call)
         purse.hold(worst)
+        unsettled = call.trace.unsettled
         spent = Decimal(0)
+        breaks_off = False
         try:
             for event in proceed(call):
-                # An answer that breaks off was worked for; nobody says for how much.
-                spent = (
-                    self._cost(event.completion, worst) if isinstance(event, Completed) else worst
-                )
+                if isinstance(event, Completed):
+                    breaks_off = False
+                    spent = self._cost(event.completion, worst)
+                else:
+                    breaks_off = True
                 yield event
         finally:
-            purse.settle(worst, spent)
+            # What was worked for counts, and nobody says for how much.
+            unknown = max(call.trace.unsettled - unsettled, int(breaks_off))
+            purse.settle(worst, spent + unknown * worst)
 
     def _cost(self, completion: Completion, worst: Decimal) -> Decimal:
         cost = self._prices.cost(completion).usd

@@ -12,17 +12,17 @@ what was not written is written later. Until then budgets count this process alo
 import logging
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Self
 
 from holysheep import archive, config
 from holysheep.archive import Archive, DayDoc
 from holysheep.budget import Budget, Limits, Period
-from holysheep.ports import Clock, Condition, Spawn
+from holysheep.ports import Clock, Condition, Spawn, utc_day
 from holysheep.store import NotOpen, Store, StoreError
 from holysheep.tally import Dimensions, Figures, Tally
 from holysheep.types import Purse
@@ -30,22 +30,42 @@ from holysheep.types import Purse
 _log = logging.getLogger(__name__)
 _ENTER_TIMES = 20
 _ENTER_PAUSE_S = 0.01
+_AT_A_TIME = 8
 _KEPT_DAYS = timedelta(days=4)
 """So long a process remembers what it has counted: until the day is folded, and longer."""
 
 
 @dataclass(slots=True)
 class _Book:
-    """What this process has counted on one day. ``version`` grows with each change."""
+    """What this process has counted on one day. ``version`` grows with each change.
+
+    ``unwritten`` is the part of it that the storage does not have. ``began_s`` is when it was first
+    entered in the day's index, ``entered_s`` when it was last seen there.
+    """
 
     tally: Tally = field(default_factory=Tally)
+    unwritten: Tally = field(default_factory=Tally)
     version: int = 0
     written: int = 0
+    began_s: float | None = None
     entered_s: float = float("-inf")
 
     @property
     def is_dirty(self) -> bool:
         return self.version != self.written
+
+    def add(self, dimensions: Dimensions, figures: Figures) -> None:
+        self.tally.add(dimensions, figures)
+        self.unwritten.add(dimensions, figures)
+        if len(self.tally) > 2 * config.LEDGER_PROCESS_ROWS:
+            self.tally = self.tally.bounded(config.LEDGER_PROCESS_ROWS)
+            self.unwritten = self.unwritten.bounded(config.LEDGER_PROCESS_ROWS)
+        self.version += 1
+
+    def must_enter(self, now_s: float) -> bool:
+        """Whether to look for it in the index: often while others may be entering too."""
+        is_new = self.began_s is None or now_s < self.began_s + config.LEDGER_ENTER_S
+        return is_new or now_s >= self.entered_s + config.LEDGER_ENTER_S
 
 
 @dataclass(slots=True)
@@ -82,26 +102,27 @@ class Ledger:
         self._accounts: dict[str, _Account] = {}
         self._is_stored = False
         self._open: list[Store] = []
-        self._relay = _Relay(self._changed, self._open)
+        self._relay = _Relay(self._changed, self._open, clock)
         self._has_turn = False
         self._is_keeping = False
         self._folded_on: date | None = None
-        self._fold_due_s = float("-inf")
         self._written_s = float("-inf")
+        self._write_took_s = 0.0
         self._failures = 0
         self._paused_until_s = float("-inf")
         self._problem = ""
+        self._damage = ""
 
     @property
     def is_idle(self) -> bool:
         """Whether forgetting this ledger would lose nothing."""
         with self._changed:
-            return not (
-                self._open
-                or self._has_turn
-                or (self._is_stored and self._is_dirty)
-                or any(not account.budget.is_idle for account in self._accounts.values())
-            )
+            budgets = [account.budget for account in self._accounts.values()]
+            if self._is_stored:
+                is_idle = not self._is_dirty and not any(budget.is_held for budget in budgets)
+            else:
+                is_idle = all(budget.is_idle for budget in budgets)
+            return is_idle and not self._open and not self._has_turn
 
     @property
     def problem(self) -> str:
@@ -128,35 +149,34 @@ class Ledger:
         with self._changed:
             self._is_stored = True
             self._open.append(store)
-            is_due = self._folded_on != today and self._clock.monotonic() >= max(
-                self._fold_due_s, self._paused_until_s
-            )
+            self._changed.notify_all()
+            is_due = self._folded_on != today and not self._is_paused
             if is_due:
                 self._folded_on = today
         if is_due:
             self._spawn(self._fold)
 
-    def end(self, store: Store) -> None:
-        """An invocation is about to end: if it is the last one, write what is not written."""
+    def end(self, store: Store, *, has_failed: bool = False) -> None:
+        """An invocation is about to end: if it is the last one, write what is not written.
+
+        Of one that ``has_failed`` the host hears afterwards; it does not wait for a slow storage.
+        """
         with self._changed:
             self._open.remove(store)
             is_last = not self._open
+            hurries = has_failed and self._write_took_s > config.LEDGER_HURRY_S
             if not is_last:
                 self._keep()
-        if is_last:
+        if is_last and not hurries:
             self._write(store)
-        self._relay.wait_until_unused(store, self._clock, config.STORE_TIMEOUT_S)
+        self._relay.wait_until_unused(store, config.STORE_TIMEOUT_S)
 
     # --- counting ---
 
     def add(self, dimensions: Dimensions, figures: Figures, *, lasts: bool = False) -> None:
         """Count a request that has ended just now."""
         with self._changed:
-            book = self._book()
-            book.tally.add(dimensions, figures)
-            if len(book.tally) > 2 * config.LEDGER_PROCESS_ROWS:
-                book.tally = book.tally.bounded(config.LEDGER_PROCESS_ROWS)
-            book.version += 1
+            self._book().add(dimensions, figures)
             if lasts:
                 self._keep()
 
@@ -173,7 +193,7 @@ class Ledger:
         """
         with self._changed:
             account = self._account(credential)
-            if alone or self._is_paused or account.budget.covers(worst_usd):
+            if alone or self._may_hold(account, limits, worst_usd):
                 account.budget.hold(limits, worst_usd)
                 return
             account.wanted_usd += worst_usd
@@ -195,7 +215,7 @@ class Ledger:
             told = self._account(credential).budget.warning(limits)
             if self._problem:
                 told = f"{told} {self._problem} The budget counts this process alone meanwhile."
-            return told.strip()
+            return f"{told} {self._damage}".strip()
 
     # --- reading ---
 
@@ -269,9 +289,11 @@ class Ledger:
         """Write what has changed, unless the storage is being left alone."""
         with self._turn():
             with self._changed:
-                dirty = [day for day, book in self._books.items() if book.is_dirty]
-                if not dirty or self._is_paused:
+                if self._is_paused:
                     return
+                self._release()
+                self._move_late_books()
+                dirty = [day for day, book in self._books.items() if book.is_dirty]
             try:
                 with self._watched():
                     for day in dirty:
@@ -279,27 +301,63 @@ class Ledger:
             except StoreError:
                 pass
 
-    def _write_day(self, store: Store, day: date) -> None:
+    def _release(self) -> None:
+        """Give back what is claimed and not needed; the caller holds the lock."""
+        for account in self._accounts.values():
+            if account.wanted_usd:
+                continue
+            budget = account.budget
+            before = {day: budget.most(day) for day in self._books}
+            budget.release()
+            for day, most in before.items():
+                if budget.most(day) != most:
+                    self._books[day].version += 1
+
+    def _move_late_books(self) -> None:
+        """What could not be written of a day that is folded by now is counted as today's."""
+        frozen = [day for day in self._books if day <= self._today() - archive.FROZEN_AFTER]
+        for day in frozen:
+            if self._books[day].is_dirty:
+                for dimensions, figures in self._books.pop(day).unwritten:
+                    self._book().add(dimensions, figures)
+
+    def _write_day(self, store: Store, day: date, *, checks: bool = False) -> None:
+        """Write a day; with ``checks`` see to it that it can be read."""
+        began_s = self._clock.monotonic()
         with self._changed:
             book = self._books[day]
             version = book.version
             doc = self._doc(day, book)
-            must_enter = self._clock.monotonic() >= book.entered_s + config.LEDGER_ENTER_S
-            self._written_s = self._clock.monotonic()
-        archive.write_day(store, day, self._process, doc)
-        if must_enter:
-            self._enter(store, day)
+            taken, book.unwritten = book.unwritten, Tally()
+            is_new = book.began_s is None
+            must_enter = book.must_enter(began_s)
+            self._written_s = began_s
+        try:
+            archive.write_day(store, day, self._process, doc, checks=checks)
+            if is_new:
+                archive.begin(store, day)
+            if must_enter:
+                self._enter(store, day)
+        except StoreError:
+            with self._changed:
+                taken += book.unwritten
+                book.unwritten = taken
+            raise
         with self._changed:
+            now_s = self._clock.monotonic()
+            self._write_took_s = now_s - began_s
             book.written = version
             if must_enter:
-                book.entered_s = self._clock.monotonic()
+                book.entered_s = now_s
+                book.began_s = now_s if book.began_s is None else book.began_s
             self._forget_old_days()
 
     def _enter(self, store: Store, day: date) -> None:
         """Make sure that the day's index names this process.
 
         Of those that enter at the same moment the last to write undoes the others. After twice the
-        time that reading and writing take, whoever had read before this one wrote has written too.
+        time that reading and writing take, most of those that had read before have written too; a
+        slower one is found out at one of the next writes, or claims.
         """
         for _ in range(_ENTER_TIMES):
             began_s = self._clock.monotonic()
@@ -310,13 +368,19 @@ class Ledger:
 
     def _doc(self, day: date, book: _Book) -> DayDoc:
         """A day as it is to be stored; the caller holds the lock."""
-        spent = {}
-        for credential, account in self._accounts.items():
-            if not account.wanted_usd:
-                account.budget.release()
-            if amount := account.budget.claimed(day):
-                spent[credential] = amount
-        return DayDoc(Tally(book.tally).bounded(config.LEDGER_PROCESS_ROWS), spent)
+        budgets = {name: account.budget for name, account in self._accounts.items()}
+        return DayDoc(
+            Tally(book.tally).bounded(config.LEDGER_PROCESS_ROWS),
+            {name: amount for name, budget in budgets.items() if (amount := budget.spent(day))},
+            {name: amount for name, budget in budgets.items() if (amount := budget.most(day))},
+        )
+
+    def _may_hold(self, account: _Account, limits: Limits, worst_usd: Decimal) -> bool:
+        """Whether a call need not claim anything first; the caller holds the lock."""
+        if self._is_paused:
+            return True
+        knows_month = limits.monthly is None or account.month_read_on == self._today()
+        return knows_month and account.budget.covers(worst_usd)
 
     def _claimed(
         self, account: _Account, credential: str, limits: Limits, worst_usd: Decimal
@@ -328,25 +392,26 @@ class Ledger:
         budget = account.budget
         with self._turn():
             with self._changed:
-                if self._is_paused or budget.covers(worst_usd):
+                if self._may_hold(account, limits, worst_usd):
                     budget.hold(limits, worst_usd)
                     return True
                 if self._clock.monotonic() < account.learned_s + config.LEDGER_WRITE_S:
                     # What others have claimed is known: no need to ask again for each call.
                     budget.check(limits, worst_usd)
+                self._release()
                 budget.claim(limits, account.wanted_usd, worst_usd)
                 self._book()
-                today = budget.today
+                today = self._today()
             try:
                 with self._watched():
-                    self._write_day(self._relay, today)
+                    self._write_day(self._relay, today, checks=True)
                     self._learn(credential, limits)
             except StoreError:
                 with self._changed:
                     budget.hold(limits, worst_usd)
                     return True
             with self._changed:
-                if budget.covers(worst_usd):
+                if self._may_hold(account, limits, worst_usd):
                     budget.hold(limits, worst_usd)
                     return True
                 budget.check(limits, worst_usd)
@@ -361,43 +426,112 @@ class Ledger:
             account = self._account(credential)
             today = self._today()
             is_old = self._clock.monotonic() >= account.month_read_s + config.LEDGER_MONTH_S
+            is_early = self._clock.wall() % 86_400 < config.LEDGER_CLOCKS_S
             # What others spent yesterday was today's until now.
-            reads_month = limits.monthly is not None and (is_old or account.month_read_on != today)
-        others = archive.read_spent(self._relay, today, without=self._process)
-        earlier = self._spent_earlier(credential, today) if reads_month else None
+            reads_month = limits.monthly is not None and (
+                is_old or is_early or account.month_read_on != today
+            )
+        others, is_found = archive.read_budgets(self._relay, today, self._process, self._each)
+        if not is_found and today in self._books:
+            # Somebody who was slow has undone it, and does not see what is claimed here.
+            self._enter(self._relay, today)
+            others, _ = archive.read_budgets(self._relay, today, self._process, self._each)
+        earlier, damaged = None, others.damaged
+        if reads_month:
+            earlier, damaged_earlier = self._spent_earlier(credential, today)
+            damaged += damaged_earlier
         with self._changed:
             account.learned_s = self._clock.monotonic()
             if reads_month:
                 account.month_read_s = account.learned_s
                 account.month_read_on = today
-            claimed = account.budget.claimed(today)
-            account.budget.learn(limits, others.get(credential, Decimal(0)), earlier)
-            if account.budget.claimed(today) != claimed:
+            self._tell_damage(damaged)
+            claimed = account.budget.most(today)
+            spent = others.spent.get(credential, Decimal(0))
+            most = others.claimed.get(credential, Decimal(0))
+            account.budget.learn(limits, (spent, most), earlier)
+            if account.budget.most(today) != claimed:
                 self._book().version += 1
 
-    def _spent_earlier(self, credential: str, today: date) -> dict[date, Decimal]:
-        """What all processes have spent on the days of this month before today."""
+    def _spent_earlier(self, credential: str, today: date) -> tuple[dict[date, Decimal], int]:
+        """What all processes have spent on the days of this month before today.
+
+        Also how many stored values could not be read.
+        """
         stored = Archive(self._relay, today)
-        earlier = {}
+        earlier: dict[date, Decimal] = {}
+        damaged = 0
         for day in (today.replace(day=number) for number in range(1, today.day)):
             with self._changed:
                 is_known = day in self._books
-                own = self._account(credential).budget.claimed(day) if is_known else Decimal(0)
-            spent = stored.day(day, without=self._process if is_known else "").spent
-            amount = spent.get(credential, Decimal(0))
+                own = self._account(credential).budget.most(day) if is_known else Decimal(0)
+            doc = stored.day(day, without=self._process if is_known else "")
+            amount = doc.claimed.get(credential, Decimal(0))
             earlier[day] = amount if stored.is_folded(day) else amount + own
-        return earlier
+            damaged += doc.damaged
+        return earlier, damaged
+
+    def _tell_damage(self, damaged: int) -> None:
+        """Say so, once, when a part of what others have spent cannot be read."""
+        told = "What others have spent cannot be read in part: a stored value is damaged."
+        if damaged and not self._damage:
+            _log.warning("the budget is not complete: %s", told)
+        self._damage = told if damaged else ""
+
+    def _each[Item, Found](
+        self, work: Callable[[Item], Found], items: Iterable[Item]
+    ) -> list[Found]:
+        """Do the same with many items, several at a time: each waits for the storage."""
+        numbered = list(enumerate(items))
+        found: dict[int, Found] = {}
+        failures: list[StoreError] = []
+        left = iter(numbered)
+        working = min(len(numbered), _AT_A_TIME)
+        ended = 0
+
+        def take_some() -> None:
+            nonlocal ended
+            try:
+                while not failures:
+                    with self._changed:
+                        number, item = next(left, (None, None))
+                    if number is None:
+                        break
+                    found[number] = work(item)  # type: ignore[arg-type]
+            except StoreError as error:
+                failures.append(error)
+            finally:
+                with self._changed:
+                    ended += 1
+                    self._changed.notify_all()
+
+        for _ in range(working - 1):
+            self._spawn(take_some)
+        if working:
+            take_some()
+        with self._changed:
+            while ended < working:
+                self._changed.wait()
+        if failures:
+            raise failures[0]
+        return [found[number] for number, _ in numbered]
 
     def _fold(self) -> None:
-        """Fold days that are over into their months, as far as there is time for it."""
+        """Fold days that are over into their months; goes on with the next call if one ends."""
+        patient = _Relay(
+            self._changed, self._open, self._clock, patience_s=config.LEDGER_FOLD_PATIENCE_S
+        )
+        patient.shares_with(self._relay)
         try:
-            archive.fold(self._relay, self._today())
+            archive.fold(patient, self._today())
         except StoreError as error:
             with self._changed:
-                self._fold_due_s = self._clock.monotonic() + config.LEDGER_FOLD_AGAIN_S
                 self._folded_on = None
             if not isinstance(error, NotOpen):
                 _log.warning("past days of the usage could not be put together: %s", error)
+        except Exception:
+            _log.exception("past days of the usage could not be put together")
+            raise
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -446,7 +580,7 @@ class Ledger:
         return any(book.is_dirty for book in self._books.values())
 
     def _today(self) -> date:
-        return datetime.fromtimestamp(self._clock.wall(), UTC).date()
+        return utc_day(self._clock)
 
     def _book(self) -> _Book:
         return self._books.setdefault(self._today(), _Book())
@@ -467,12 +601,23 @@ def _unread(what: str, error: StoreError) -> str:
 
 
 class _Relay:
-    """The storage by way of whichever invocation is open; ``NotOpen`` where none is."""
+    """The storage by way of whichever invocation is open.
 
-    def __init__(self, changed: Condition, opened: list[Store]) -> None:
+    ``NotOpen`` where none is for ``patience_s`` seconds.
+    """
+
+    def __init__(
+        self, changed: Condition, opened: list[Store], clock: Clock, patience_s: float = 0.0
+    ) -> None:
         self._changed = changed
         self._opened = opened
+        self._clock = clock
+        self._patience_s = patience_s
         self._used: list[Store] = []
+
+    def shares_with(self, other: "_Relay") -> None:
+        """Have ``wait_until_unused`` of either wait for both."""
+        self._used = other._used
 
     def read(self, key: str) -> bytes | None:
         with self._any() as store:
@@ -490,12 +635,12 @@ class _Relay:
         with self._any() as store:
             store.delete(key)
 
-    def wait_until_unused(self, store: Store, clock: Clock, most_s: float) -> None:
+    def wait_until_unused(self, store: Store, most_s: float) -> None:
         """Return when nothing is under way on an invocation's storage, so that it may end."""
-        until_s = clock.monotonic() + most_s
+        until_s = self._clock.monotonic() + most_s
         with self._changed:
             while any(used is store for used in self._used):
-                left_s = until_s - clock.monotonic()
+                left_s = until_s - self._clock.monotonic()
                 if left_s <= 0:
                     return
                 self._changed.wait(left_s)
@@ -503,8 +648,12 @@ class _Relay:
     @contextmanager
     def _any(self) -> Iterator[Store]:
         with self._changed:
-            if not self._opened:
-                raise NotOpen("no invocation is open")
+            until_s = self._clock.monotonic() + self._patience_s
+            while not self._opened:
+                left_s = until_s - self._clock.monotonic()
+                if left_s <= 0:
+                    raise NotOpen("no invocation is open")
+                self._changed.wait(left_s)
             store = self._opened[-1]
             self._used.append(store)
         try:
@@ -532,9 +681,9 @@ class Invocation:
             self.ledger.begin(self._store)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._store is not None:
-            self.ledger.end(self._store)
+            self.ledger.end(self._store, has_failed=kind is not None)
 
     def add(self, dimensions: Dimensions, figures: Figures) -> None:
         """Count a request that has ended just now; its node and app are those of this."""

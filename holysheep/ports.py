@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from types import TracebackType
 from typing import Protocol
 
@@ -64,6 +65,11 @@ class Clock(Protocol):
     def condition(self) -> Condition:
         """A new condition variable whose ``wait`` time-outs run on this clock."""
         ...
+
+
+def utc_day(clock: Clock) -> date:
+    """The current UTC day."""
+    return datetime.fromtimestamp(clock.wall(), UTC).date()
 
 
 class Spawn(Protocol):

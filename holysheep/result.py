@@ -202,12 +202,14 @@ def figures_of(
         upstream_calls=trace.attempts,
         latency_us=round(latency_ms * 1000),
         classes={latency_class(latency_ms): 1},
+        unpriced=min(1, trace.unsettled),
     )
     if completion is not None:
         if trace.cache in CACHED_STATES:
             figures.saved_usd = exact_usd(cost_usd)
         else:
             figures += upstream_figures(completion, cost_usd)
+            figures.unpriced = min(1, figures.unpriced)
     return figures
 
 

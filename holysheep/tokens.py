@@ -39,7 +39,8 @@ def estimate_prompt_tokens(request: ChatRequest) -> int:
 
 def most_prompt_tokens(request: ChatRequest) -> int:
     """An upper bound of the prompt tokens: no tokenizer makes more of a text than it has bytes."""
-    total = len(str(request.body.get("tools") or "").encode(errors="replace"))
+    rest = {name: value for name, value in request.body.items() if name != "messages"}
+    total = len(str(rest).encode(errors="replace"))
     for message in request.body.get("messages", ()):
         total += 4 * TOKENS_PER_MESSAGE + _content_bytes(message.get("content"))
         total += len(str(message.get("tool_calls") or "").encode(errors="replace"))
@@ -48,8 +49,9 @@ def most_prompt_tokens(request: ChatRequest) -> int:
 
 def max_completion_tokens(request: ChatRequest) -> int:
     """The most tokens that the request lets the model answer; 0 where it sets no limit."""
-    limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens")
-    return _positive(limit) * max(1, _positive(request.body.get("n")))
+    names = ("max_completion_tokens", "max_tokens")
+    limit = max(_positive(request.body.get(name)) for name in names)
+    return limit * max(1, _positive(request.body.get("n")))
 
 
 def estimate_call_tokens(request: ChatRequest) -> int:

@@ -63,13 +63,19 @@ class ChatTransport:
         began = self._clock.monotonic()
         if began >= call.ends_s:
             raise DeadlineExceeded("The deadline passed before the request was sent.")
+        unsettled = call.trace.unsettled
         try:
             response, left_out = self._open(call)
+            # From here on upstream works, and whoever breaks off does not hear for how much.
+            call.trace.unsettled += 1
             try:
                 completion = yield from self._answer(response, call)
             finally:
                 response.close()
+            call.trace.unsettled -= 1
         except httpx.TransportError as error:
+            if isinstance(error, httpx.ReadTimeout) and call.trace.unsettled == unsettled:
+                call.trace.unsettled += 1
             failure = self._broken(error, call, self._clock.monotonic() - began)
             failure.request_id = call.trace.request_id
             failure.message = with_id(failure.message, call.trace.request_id)

@@ -92,6 +92,7 @@ class Trace:
     Spans are seconds. ``ttft_s`` runs from the start of the call to the first piece of the
     answer, ``queue_s`` sums the waits for limits, ``upstream_s`` the time on the wire. ``wasted``
     is an answer that upstream has made for this call and its caller has not got: it costs as well.
+    ``unsettled`` counts the requests that upstream worked on and that nobody knows the cost of.
     """
 
     started_s: float
@@ -104,6 +105,7 @@ class Trace:
     fallback_from: str | None = None
     breaker_epoch: int = 0
     wasted: "Completion | None" = None
+    unsettled: int = 0
 
 
 class Purse(Protocol):

@@ -7,7 +7,7 @@ Days are UTC. Sums are exact: they are added up as ``Decimal`` and become JSON n
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any, Self, get_args
 
@@ -15,7 +15,7 @@ from holysheep.budget import Limits
 from holysheep.errors import InputError
 from holysheep.ledger import Ledger
 from holysheep.params import UsageGroup, UsagePeriod
-from holysheep.ports import Clock
+from holysheep.ports import Clock, utc_day
 from holysheep.reading import shown
 from holysheep.result import usd_number
 from holysheep.settings import Settings
@@ -156,7 +156,7 @@ def read_usage(
     be open. ``give_way`` is called again and again, so that much to add up does not keep others
     waiting.
     """
-    first, last = span_of(period, today_utc(clock))
+    first, last = span_of(period, utc_day(clock))
     budget, unread = None, ""
     spender = credential or budget_of
     if spender is not None:
@@ -172,11 +172,6 @@ def read_usage(
         for dimensions, figures in tally:
             sums.add(day, dimensions, figures)
     return sums.usage(period, first, last, budget, past.missing or ((unread,) if unread else ()))
-
-
-def today_utc(clock: Clock) -> date:
-    """The current UTC day."""
-    return datetime.fromtimestamp(clock.wall(), UTC).date()
 
 
 def span_of(period: UsagePeriod, today: date) -> tuple[date, date]:

@@ -1,6 +1,7 @@
 """Budgets: what is held, what is settled, and that parallel calls cannot spend past a limit."""
 
 from collections.abc import Iterator
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -33,6 +34,7 @@ from tests.fakes import (
 )
 
 DAY_S = 86_400.0
+TODAY = date(2026, 1, 1)  # where the clocks begin
 PER_TOKEN = Decimal(1) / 1000
 """What a token of the test model costs, in or out."""
 PRICES = PriceBook({"gpt-4.1": Price(input=Decimal(1000), output=Decimal(1000))})
@@ -281,7 +283,7 @@ def test_a_claim_is_for_the_day_on_which_it_was_made() -> None:
 def test_what_others_have_claimed_cannot_be_spent() -> None:
     limits = Limits(daily=usd(1), monthly=usd(2))
     budget = Budget(FakeClock())
-    budget.learn(limits, usd("0.75"))
+    budget.learn(limits, (usd("0.75"), usd("0.75")))
     assert room_of(budget, limits) == [usd("0.25"), usd("1.25")]
     with pytest.raises(BudgetExceeded):
         budget.hold(limits, usd("0.26"))
@@ -292,10 +294,10 @@ def test_a_claim_gives_way_to_what_others_have_claimed_but_not_what_is_in_use() 
     budget = Budget(FakeClock())
     budget.claim(limits, wanted_usd=usd(1), each_usd=usd("0.1"))
     budget.hold(limits, usd("0.25"))
-    budget.learn(limits, usd("0.5"))
-    assert budget.claimed(budget.today) == usd("0.5")
-    budget.learn(limits, usd("0.9"))
-    assert budget.claimed(budget.today) == usd("0.25")
+    budget.learn(limits, (usd("0.5"), usd("0.5")))
+    assert budget.most(TODAY) == usd("0.5")
+    budget.learn(limits, (usd("0.9"), usd("0.9")))
+    assert budget.most(TODAY) == usd("0.25")
 
 
 @given(
@@ -313,9 +315,9 @@ def test_of_two_that_claim_at_the_same_time_both_are_covered_only_if_there_is_en
         budget = budgets[number]
         budget.claim(limits, worst[number], worst[number])
         yield
-        stored[number] = budget.claimed(budget.today)
+        stored[number] = budget.most(TODAY)
         yield
-        budget.learn(limits, stored[1 - number])
+        budget.learn(limits, (Decimal(0), stored[1 - number]))
         yield
 
     steps = [claims(0), claims(1)]
@@ -333,7 +335,7 @@ def test_what_is_released_is_what_is_not_in_use() -> None:
     budget.claim(limits, wanted_usd=usd(1), each_usd=usd(1))
     budget.settle(Decimal(0), usd("0.25"))
     budget.release()
-    assert budget.claimed(budget.today) == usd("0.25")
+    assert budget.most(TODAY) == usd("0.25")
     assert not budget.covers(usd("0.01"))
 
 
@@ -343,7 +345,7 @@ def test_what_was_claimed_stays_so_while_calls_are_under_way() -> None:
     budget.claim(limits, wanted_usd=usd(1), each_usd=usd(1))
     budget.hold(limits, usd("0.25"))
     budget.release()
-    assert budget.claimed(budget.today) == usd(1)
+    assert budget.most(TODAY) == usd(1)
 
 
 def test_earlier_days_of_the_month_are_those_of_all_processes_and_count_once() -> None:
@@ -351,11 +353,11 @@ def test_earlier_days_of_the_month_are_those_of_all_processes_and_count_once() -
     clock = FakeClock()
     budget = Budget(clock)
     budget.settle(Decimal(0), usd("0.25"))
-    first_day = budget.today
+    first_day = TODAY
     clock.sleep(DAY_S)
     budget.release()
     assert room_of(budget, limits) == [None, usd("0.75")]
-    budget.learn(limits, usd(0), {first_day: usd("0.5")})
+    budget.learn(limits, (usd(0), usd(0)), {first_day: usd("0.5")})
     assert room_of(budget, limits) == [None, usd("0.5")]
 
 
@@ -363,7 +365,7 @@ def test_the_last_month_is_no_part_of_this_one() -> None:
     limits = Limits(monthly=usd(1))
     clock = FakeClock()
     budget = Budget(clock)
-    budget.learn(limits, usd("0.5"), {budget.today: usd("0.25")})
+    budget.learn(limits, (usd("0.5"), usd("0.5")), {TODAY: usd("0.25")})
     clock.sleep(31 * DAY_S)
     assert room_of(budget, limits) == [None, usd(1)]
 
