@@ -222,7 +222,7 @@ class BudgetLayer:
             yield from proceed(call)
             return
         worst = self._worst_case(call)
-        purse.hold(worst)
+        purse.hold(worst, call.ends_s)
         unsettled = call.trace.unsettled
         spent = Decimal(0)
         breaks_off = False

@@ -13,10 +13,11 @@ import logging
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Self
 
 from holysheep import archive, config
@@ -70,13 +71,20 @@ class _Book:
 
 @dataclass(slots=True)
 class _Account:
-    """A credential's budget, and what its calls are waiting for."""
+    """A credential's budget, what its calls are waiting for, and the claims that were made."""
 
     budget: Budget
     wanted_usd: Decimal = Decimal(0)
+    claims: int = 0
+    is_claiming: bool = False
+    has_failed: bool = False
     learned_s: float = float("-inf")
     month_read_s: float = float("-inf")
     month_read_on: date | None = None
+
+    @property
+    def is_new(self) -> bool:
+        return self.learned_s == float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +194,20 @@ class Ledger:
             self._account(credential).budget.settle(held_usd, spent_usd)
             self._book().version += 1
 
-    def hold(self, credential: str, limits: Limits, worst_usd: Decimal, *, alone: bool) -> None:
+    def hold(
+        self,
+        credential: str,
+        limits: Limits,
+        worst_usd: Decimal,
+        *,
+        alone: bool,
+        until_s: float = float("inf"),
+    ) -> None:
         """Set ``worst_usd`` aside. Raises ``BudgetExceeded`` if a limit has no room for it.
 
-        ``alone`` says that no other process spends from the budget.
+        ``alone`` says that no other process spends from the budget. ``until_s`` (monotonic) is when
+        the call must have ended: it waits half of its time at most for the storage to say what
+        others have spent, and then goes by what is known.
         """
         with self._changed:
             account = self._account(credential)
@@ -197,12 +215,56 @@ class Ledger:
                 account.budget.hold(limits, worst_usd)
                 return
             account.wanted_usd += worst_usd
+            patience_s = self._patience_s(account, until_s)
+            until_s = self._clock.monotonic() + patience_s
         try:
-            while not self._claimed(account, credential, limits, worst_usd):
+            while not self._is_held(account, credential, limits, worst_usd, until_s):
                 pass
         finally:
             with self._changed:
                 account.wanted_usd -= worst_usd
+
+    def _patience_s(self, account: _Account, until_s: float) -> float:
+        """How long a call may wait for a claim: longer where nothing is known yet."""
+        longest_s = config.STORE_TIMEOUT_S if account.is_new else config.LEDGER_CLAIM_S
+        return min(longest_s, max(0.0, (until_s - self._clock.monotonic()) / 2))
+
+    def _is_held(
+        self,
+        account: _Account,
+        credential: str,
+        limits: Limits,
+        worst_usd: Decimal,
+        until_s: float,
+    ) -> bool:
+        """Hold after a claim of this process has ended; False = it was for others.
+
+        Raises ``BudgetExceeded``.
+        """
+        with self._changed:
+            if self._may_hold(account, limits, worst_usd):
+                account.budget.hold(limits, worst_usd)
+                return True
+            if self._clock.monotonic() < account.learned_s + config.LEDGER_WRITE_S:
+                # What others have claimed is known: no need to ask again for each call.
+                account.budget.check(limits, worst_usd)
+            begins = not account.is_claiming
+            account.is_claiming = True
+            number = account.claims
+        if begins:
+            self._spawn(partial(self._claim, account, credential, limits, worst_usd))
+        with self._changed:
+            while account.claims == number:
+                left_s = until_s - self._clock.monotonic()
+                if left_s <= 0:
+                    break
+                self._changed.wait(left_s)
+            is_over = account.claims != number
+            if not is_over or account.has_failed or self._may_hold(account, limits, worst_usd):
+                account.budget.hold(limits, worst_usd)
+                return True
+            account.budget.check(limits, worst_usd)
+            return False
 
     def periods(self, credential: str, limits: Limits) -> tuple[Period, Period]:
         """The current day and month of a budget, as far as this process knows."""
@@ -382,40 +444,28 @@ class Ledger:
         knows_month = limits.monthly is None or account.month_read_on == self._today()
         return knows_month and account.budget.covers(worst_usd)
 
-    def _claimed(
+    def _claim(
         self, account: _Account, credential: str, limits: Limits, worst_usd: Decimal
-    ) -> bool:
-        """Hold ``worst_usd`` of what this process claims; False = others have taken it meanwhile.
-
-        Raises ``BudgetExceeded``.
-        """
-        budget = account.budget
-        with self._turn():
-            with self._changed:
-                if self._may_hold(account, limits, worst_usd):
-                    budget.hold(limits, worst_usd)
-                    return True
-                if self._clock.monotonic() < account.learned_s + config.LEDGER_WRITE_S:
-                    # What others have claimed is known: no need to ask again for each call.
-                    budget.check(limits, worst_usd)
-                self._release()
-                budget.claim(limits, account.wanted_usd, worst_usd)
-                self._book()
-                today = self._today()
-            try:
-                with self._watched():
+    ) -> None:
+        """Claim what calls are waiting for, and read what others have claimed."""
+        has_failed = True
+        try:
+            with self._turn():
+                with self._changed:
+                    self._release()
+                    account.budget.claim(limits, account.wanted_usd, worst_usd)
+                    self._book()
+                    today = self._today()
+                with suppress(StoreError), self._watched():
                     self._write_day(self._relay, today, checks=True)
                     self._learn(credential, limits)
-            except StoreError:
-                with self._changed:
-                    budget.hold(limits, worst_usd)
-                    return True
+                    has_failed = False
+        finally:
             with self._changed:
-                if self._may_hold(account, limits, worst_usd):
-                    budget.hold(limits, worst_usd)
-                    return True
-                budget.check(limits, worst_usd)
-                return False
+                account.is_claiming = False
+                account.has_failed = has_failed
+                account.claims += 1
+                self._changed.notify_all()
 
     def _learn(self, credential: str, limits: Limits) -> None:
         """Read what others have claimed of a budget, and the month's earlier days once in a while.
@@ -523,12 +573,11 @@ class Ledger:
         )
         patient.shares_with(self._relay)
         try:
-            archive.fold(patient, self._today())
-        except StoreError as error:
+            with self._watched():
+                archive.fold(patient, self._today())
+        except StoreError:
             with self._changed:
                 self._folded_on = None
-            if not isinstance(error, NotOpen):
-                _log.warning("past days of the usage could not be put together: %s", error)
         except Exception:
             _log.exception("past days of the usage could not be put together")
             raise
@@ -702,8 +751,8 @@ class _Purse:
     limits: Limits
     alone: bool
 
-    def hold(self, worst_usd: Decimal) -> None:
-        self.ledger.hold(self.credential, self.limits, worst_usd, alone=self.alone)
+    def hold(self, worst_usd: Decimal, until_s: float = float("inf")) -> None:
+        self.ledger.hold(self.credential, self.limits, worst_usd, alone=self.alone, until_s=until_s)
 
     def settle(self, held_usd: Decimal, spent_usd: Decimal) -> None:
         self.ledger.settle(self.credential, held_usd, spent_usd)

@@ -115,7 +115,8 @@ def cost_report(found: Estimate) -> str:
         share = f"{(found.cache_hit_rate * 100).normalize():f} %"
         notes.append(f"{share} of the requests are answered from the cache and cost nothing.")
     if found.unpriced:
-        notes.append(f"Without a price: {', '.join(found.unpriced)}.")
+        names = ", ".join(found.unpriced)
+        notes.append(f"Without a price: {names}. Add one to price_overrides in the credential.")
     return ("\n".join(lines) + "\n\n" if found.rows else "") + " ".join(notes)
 
 

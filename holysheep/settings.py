@@ -155,7 +155,9 @@ def _default_model(value: Any) -> str:
     return model
 
 
-def _decimal(raw: Mapping[str, Any], name: str) -> Decimal | None:
+def _decimal(
+    raw: Mapping[str, Any], name: str, allowed: str = f"a number from 0 to {_MAX_NUMBER:,}"
+) -> Decimal | None:
     text = _text(raw.get(name))
     if not text:
         return None
@@ -165,9 +167,7 @@ def _decimal(raw: Mapping[str, Any], name: str) -> Decimal | None:
         number = Decimal("NaN")
     too_small = 0 < number < _MIN_NUMBER if number.is_finite() else True
     if too_small or not 0 <= number <= _MAX_NUMBER:
-        raise SettingsError(
-            f"{name} must be a number from 0 to {_MAX_NUMBER:,}, got {_shown(text)}."
-        )
+        raise SettingsError(f"{name} must be {allowed}, got {_shown(text)}.")
     return number
 
 
@@ -189,7 +189,8 @@ def _concurrency(raw: Mapping[str, Any]) -> int:
 
 
 def _budget(raw: Mapping[str, Any], name: str) -> Decimal | None:
-    budget = _decimal(raw, name)
+    allowed = f"a number from {_MIN_NUMBER:f} to {_MAX_NUMBER:,}; leave it empty for no budget"
+    budget = _decimal(raw, name, allowed)
     if budget == 0:
-        raise SettingsError(f"{name} must be greater than 0; leave it empty for no budget.")
+        raise SettingsError(f"{name} must be {allowed}.")
     return budget

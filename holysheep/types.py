@@ -111,8 +111,11 @@ class Trace:
 class Purse(Protocol):
     """What a call spends from, where it has a limit."""
 
-    def hold(self, worst_usd: Decimal, /) -> None:
-        """Set the most that a call may cost aside. Raises ``BudgetExceeded``."""
+    def hold(self, worst_usd: Decimal, until_s: float, /) -> None:
+        """Set the most that a call may cost aside. Raises ``BudgetExceeded``.
+
+        ``until_s`` is when the call must have ended (monotonic).
+        """
         ...
 
     def settle(self, held_usd: Decimal, spent_usd: Decimal, /) -> None:

@@ -10,6 +10,7 @@ from dify_plugin.invocations.storage import StorageInvocation
 
 from holysheep import config
 from holysheep.ports import Clock
+from holysheep.registry import shared_registry
 from holysheep.store import StoreError
 
 _WORKSPACE_KEY = "usage/1/workspace"
@@ -23,15 +24,19 @@ class HostStore:
         # A copy, because the time limit is the session's: a call that hangs must not hang a node.
         session = copy.copy(session)
         session.max_invocation_timeout = timeout_s
+        self._timeout_s = timeout_s
         self._storage = StorageInvocation(session)
 
     def read(self, key: str) -> bytes | None:
         """The value of ``key``; ``None`` = there is none."""
+        clock = shared_registry().clock
+        began_s = clock.monotonic()
         try:
             return self._storage.get(key)
         except Exception as error:
+            is_silent = clock.monotonic() - began_s >= self._timeout_s
             # The host says the same of a key that is not there and of a storage that is away.
-            if self.has(key):
+            if is_silent or self.has(key):
                 raise StoreError(_reason(error)) from error
             return None
 
@@ -56,6 +61,8 @@ class Workspaces:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._changed = clock.condition()
+        self._is_asking = False
         self._known: OrderedDict[str, str] = OrderedDict()
         self._asks_again_s = float("-inf")
 
@@ -64,22 +71,30 @@ class Workspaces:
 
         ``None`` while the storage does not answer. For ``""`` it is asked each time.
         """
-        name = self._known.get(source)
-        if name is not None:
-            self._known.move_to_end(source)
-            return name
-        if self._clock.monotonic() < self._asks_again_s:
-            return None
+        with self._changed:
+            # One at a time, so that those who ask a new workspace do not each give it a name.
+            while self._is_asking and source not in self._known:
+                self._changed.wait()
+            name = self._known.get(source)
+            if name is not None:
+                self._known.move_to_end(source)
+                return name
+            if self._clock.monotonic() < self._asks_again_s:
+                return None
+            self._is_asking = True
         try:
             # Somebody waits for his call to begin.
             name = _workspace(HostStore(session, timeout_s=1))
         except StoreError:
             self._asks_again_s = self._clock.monotonic() + config.LEDGER_PAUSE_MAX_S
-            return None
-        if source:
-            self._known[source] = name
-            if len(self._known) > _MAX_KNOWN:
-                self._known.popitem(last=False)
+        finally:
+            with self._changed:
+                self._is_asking = False
+                if name is not None and source:
+                    self._known[source] = name
+                    if len(self._known) > _MAX_KNOWN:
+                        self._known.popitem(last=False)
+                self._changed.notify_all()
         return name
 
 

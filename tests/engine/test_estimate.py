@@ -80,7 +80,7 @@ def test_a_model_without_a_price_is_named_and_costs_nothing_at_all() -> None:
     assert (found.unpriced, [row.model for row in found.rows]) == (["nobody-knows"], ["cheap"])
     none = estimated(models="nobody-knows", prompt_tokens=1000)
     assert none.cheapest is None
-    assert "Without a price: nobody-knows." in cost_report(none)
+    assert "Without a price: nobody-knows. Add" in cost_report(none)
 
 
 def test_tokens_of_a_text_are_estimated_and_said_to_be() -> None:

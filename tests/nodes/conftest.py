@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from devtools.upstream import Upstream
 
 
+_LINKED = {"main.py", "manifest.yaml", "nodes", "provider", "host", "endpoints", "group", "_assets"}
+"""What a plugin with other limits shares with this one."""
+
+
 @pytest.fixture
 def llm(plugin: PluginProcess, upstream: Upstream) -> Llm:
     """The LLM node with a credential and a model that no other test has."""
@@ -87,7 +91,7 @@ def quick_process(
     """The plugin with a breaker that is open for a moment only, and one more trusted gateway."""
     folder = tmp_path_factory.mktemp("quick_plugin")
     for path in PROJECT_ROOT.iterdir():
-        if path.name in {"main.py", "manifest.yaml", "nodes", "provider", "_assets"}:
+        if path.name in _LINKED:
             (folder / path.name).symlink_to(path)
     engine = folder / "holysheep"
     engine.mkdir()
