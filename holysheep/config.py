@@ -135,8 +135,10 @@ STORE_TIMEOUT_S = 3
 # the month's earlier days.
 LEDGER_ENTER_S = 10.0
 LEDGER_MONTH_S = 600.0
-# How long a call waits for its process to claim a part of a budget.
+# How long a call waits for its process to claim a part of a budget, and in a new process, which
+# does not know yet what was spent.
 LEDGER_CLAIM_S = 1.0
+LEDGER_FIRST_CLAIM_S = 15.0
 # In the first minutes of a day what others have spent on the one before is read each time: their
 # clocks may be behind.
 LEDGER_CLOCKS_S = 300.0

@@ -226,7 +226,7 @@ class Ledger:
 
     def _patience_s(self, account: _Account, until_s: float) -> float:
         """How long a call may wait for a claim: longer where nothing is known yet."""
-        longest_s = config.STORE_TIMEOUT_S if account.is_new else config.LEDGER_CLAIM_S
+        longest_s = config.LEDGER_FIRST_CLAIM_S if account.is_new else config.LEDGER_CLAIM_S
         return min(longest_s, max(0.0, (until_s - self._clock.monotonic()) / 2))
 
     def _is_held(

@@ -1077,3 +1077,26 @@ def test_who_inherits_an_answer_from_the_cache_has_not_called() -> None:
     leader.close()  # type: ignore[attr-defined]
     list(heir)
     assert world.counted().total().cost_usd == COST
+
+
+@pytest.mark.parametrize("how", ["times out", "is unreadable"])
+def test_what_upstream_worked_for_and_nobody_got_counts_as_the_worst_case(how: str) -> None:
+    def respond(body: dict[str, Any], _: int) -> Any:
+        if how == "times out":
+            return 100.0, 200, {}, good_answer(body)[-1]
+        return 0.5, 200, {}, {"choices": "none"}
+
+    world = World(respond, daily_budget_usd="1")
+    with pytest.raises(HolySheepError):
+        world.ask(timeout_s=5.0, max_retries=0)
+    assert spent(world) > 0
+    total = world.counted().total()
+    assert (total.requests, total.cost_usd, total.unpriced) == (1, 0, 1)
+
+
+def test_a_request_that_was_refused_costs_nothing() -> None:
+    world = World(failing(400), daily_budget_usd="1")
+    with pytest.raises(HolySheepError):
+        world.ask()
+    assert spent(world) == 0
+    assert world.counted().total().unpriced == 0

@@ -711,6 +711,147 @@ def test_folding_that_is_interrupted_anywhere_is_finished_later() -> None:
             assert one_restart_later(disk, time, day) == count
 
 
+# --- what others may do at the wrong moment -----------------------------------------------------
+
+
+@pytest.mark.parametrize(("latency_s", "lasts_s"), [(0.05, 1.0), (0.2, 3.0), (0.002, 0.01)])
+def test_short_calls_and_a_slow_storage_hide_no_day(latency_s: float, lasts_s: float) -> None:
+    time, disk = a_disk(latency_s=latency_s)
+    upstream = Upstream(time)
+    limits = Limits(monthly=Decimal("0.10"))
+    for number in range(28):
+        process = Process(disk, time, f"day{number}")
+        time.spawn(spend, process, upstream, limits, lasts_s=lasts_s)
+        done(time.run())
+        time.now_s += DAY_S
+    assert Decimal("0.08") <= upstream.total <= Decimal("0.10")
+
+
+def test_a_slow_write_of_the_index_takes_nobody_out_of_a_budget() -> None:
+    time, disk = a_disk(latency_s=0.01)
+    upstream = Upstream(time)
+    limits = Limits(daily=Decimal("0.5"))
+    once = [1]
+
+    def fault(operation: str, key: str) -> None:
+        if operation == "write" and key.endswith("/index") and once:
+            once.clear()
+            time.sleep(0.5)
+
+    disk.fault = fault
+    for name in ("one", "other"):
+        process = Process(disk, time, name)
+        for number in range(100):
+            after_s = 0.001 + number * 0.03
+            time.spawn(spend, process, upstream, limits, lasts_s=0.2, after_s=after_s)
+    done(time.run())
+    assert upstream.total <= Decimal("0.5")
+    assert one_restart_later(disk, time) * Decimal("0.007") == upstream.total
+
+
+def test_a_call_over_midnight_leaves_no_claim_behind() -> None:
+    time, disk = a_disk()
+    time.now_s += DAY_S - time.wall() % DAY_S - 1
+    limits = Limits(monthly=Decimal(100))
+    one = Process(disk, time, "one")
+    time.spawn(spend, one, Upstream(time), limits, worst="0.5", cost="0.001", lasts_s=5)
+    done(time.run())
+    other = Process(disk, time, "other")
+
+    def look() -> Decimal:
+        with other.invocation("usage"):
+            assert other.ledger.refresh(CREDENTIAL, limits) == ""
+            return other.ledger.periods(CREDENTIAL, limits)[1].spent
+
+    time.spawn(look)
+    assert done(time.run())[0] == Decimal("0.001")
+
+
+def test_what_is_written_late_is_counted_on_the_day_when_it_is_written() -> None:
+    time, disk = a_disk()
+    one, other = Process(disk, time, "one"), Process(disk, time, "other")
+    disk.fault = lambda _, key: "full" if key.endswith("/one") else None
+    time.spawn(one.call)
+    done(time.run())
+    disk.fault = None
+    for _ in range(4):
+        time.now_s += DAY_S
+        time.spawn(other.call, lasts_s=5.0)
+        done(time.run())
+    time.spawn(one.call, lasts_s=5.0)
+    done(time.run())
+    days = [today(time) - timedelta(days=number) for number in range(10)]
+    assert sum(one_restart_later(disk, time, day) for day in days) == 6
+
+
+def test_a_monthly_limit_that_is_set_later_counts_the_days_before() -> None:
+    time, disk = a_disk()
+    upstream = Upstream(time)
+    one = Process(disk, time, "one")
+    time.spawn(spend, one, upstream, Limits(daily=Decimal(10)), worst="2", cost="2")
+    done(time.run())
+    time.now_s += DAY_S
+    # A call that is under way keeps a claim of the daily limit open.
+    time.spawn(spend, one, upstream, Limits(daily=Decimal(10)), lasts_s=5.0)
+    both = Limits(daily=Decimal(10), monthly=Decimal(1))
+    time.spawn(spend, one, upstream, both, after_s=2.0)
+    time.spawn(spend, Process(disk, time, "other"), upstream, both, after_s=3.0)
+    assert done(time.run())[1:3] == [False, False]
+
+
+@pytest.mark.parametrize("what", ["index", "one"])
+def test_a_budget_that_cannot_be_read_in_part_says_so(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    time, disk = a_disk()
+    limits = Limits(daily=Decimal(1))
+    time.spawn(spend, Process(disk, time, "one"), Upstream(time), limits)
+    done(time.run())
+    disk.data[f"usage/1/{today(time)}/{what}"] = b"damaged"
+    other = Process(disk, time, "other")
+    for _ in range(3):
+        time.spawn(spend, other, Upstream(time), limits)
+        done(time.run())
+        time.now_s += 10
+    assert "damaged" in other.ledger.warning(CREDENTIAL, limits)
+    assert caplog.text.count("the budget is not complete") == 1
+
+
+def test_what_others_hold_is_not_told_as_spent_and_may_pass() -> None:
+    time, disk = a_disk()
+    upstream = Upstream(time)
+    limits = Limits(daily=Decimal("0.02"))
+    holding = Process(disk, time, "holding")
+    time.spawn(spend, holding, upstream, limits, worst="0.02", cost="0.001", lasts_s=9.0)
+    other = Process(disk, time, "other")
+
+    def refused() -> tuple[bool, str]:
+        with other.invocation() as opened, pytest.raises(BudgetExceeded) as raised:
+            opened.purse(CREDENTIAL, limits).hold(Decimal("0.01"), time.monotonic() + 60)
+        return raised.value.may_pass, raised.value.message
+
+    time.spawn(refused, after_s=2.0)
+    may_pass, told = done(time.run())[1]
+    assert may_pass
+    assert "spent 0.000000 USD, held for calls under way 0.020000 USD" in told
+
+
+def test_a_call_waits_half_of_its_time_for_a_budget_at_most() -> None:
+    time, disk = a_disk(latency_s=2.0)
+    one = Process(disk, time, "one")
+
+    def wait() -> float:
+        with one.invocation() as opened:
+            began_s = time.monotonic()
+            purse = opened.purse(CREDENTIAL, Limits(daily=Decimal(1)))
+            purse.hold(Decimal("0.01"), began_s + 2.0)
+            purse.settle(Decimal("0.01"), Decimal("0.01"))
+            return time.monotonic() - began_s
+
+    time.spawn(wait)
+    assert done(time.run())[0] == pytest.approx(1.0)
+
+
 # --- bounds -------------------------------------------------------------------------------------
 
 
