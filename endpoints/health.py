@@ -1,7 +1,9 @@
 """Whether the plugin works."""
 
 from endpoints import _adapter
+from holysheep.breaker import State
 from holysheep.config import VERSION
+from holysheep.engine import Engine
 from holysheep.gateway import ApiError, encoded
 from host import process
 
@@ -25,13 +27,19 @@ class Health(_adapter.Site):
                 "status": "ok" if is_up else "down",
                 "version": VERSION,
                 "upstream": None if engine is None else engine.settings.base_url,
-                "breakers": {} if engine is None else engine.breakers,
+                "breakers": {} if engine is None else _own_breaker(engine),
                 "in_flight": 0 if engine is None else engine.in_flight,
                 "storage": "failing" if invocation.ledger.problem else "ok",
                 "redis": None,
             }
             yield _adapter.Head(status=200 if is_up else 503)
             yield encoded(document)
+
+
+def _own_breaker(engine: Engine) -> dict[str, State]:
+    """The breaker of the default model; the others may be those of other workspaces."""
+    model = engine.settings.default_model
+    return {name: state for name, state in engine.breakers.items() if name == model}
 
 
 def _is_up(visitor: _adapter.Visitor) -> bool:

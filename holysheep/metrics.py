@@ -38,7 +38,7 @@ def exposition(
         *_counters(today),
         _durations(today),
         *_budgets(periods),
-        *_process(engine, is_stored=is_stored),
+        *_process(today, engine, is_stored=is_stored),
     ]
     registry.register(_Fixed(metrics))
     return generate_latest(registry)
@@ -121,7 +121,7 @@ def _budgets(periods: Iterable[Period]) -> list[Metric]:
     return [limit, spent]
 
 
-def _process(engine: Engine | None, *, is_stored: bool) -> list[Metric]:
+def _process(today: Tally, engine: Engine | None, *, is_stored: bool) -> list[Metric]:
     info = GaugeMetricFamily("holysheep_info", "The plugin's version.", labels=["version"])
     info.add_metric([VERSION], 1)
     stored = GaugeMetricFamily(
@@ -135,6 +135,10 @@ def _process(engine: Engine | None, *, is_stored: bool) -> list[Metric]:
     breaker = GaugeMetricFamily(
         "holysheep_breaker_open", "1 if the breaker of a model is not closed.", labels=["model"]
     )
+    # Whoever asks the same gateway shares the breakers. What others ask for is theirs to tell.
+    own = {model for row, _ in today for model in (row.asked, row.served)}
+    own.add(engine.settings.default_model)
     for model, state in sorted(engine.breakers.items()):
-        breaker.add_metric([model], state != "closed")
+        if model in own:
+            breaker.add_metric([model], state != "closed")
     return [info, stored, in_flight, breaker]
