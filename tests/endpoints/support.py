@@ -101,6 +101,7 @@ def text_of(answer: HttpResult) -> str:
 def check_answer(answer: HttpResult, *secrets: str) -> HttpResult:
     """Fail unless this is an answer that may be shown to anybody who asks."""
     assert answer.error is None
+    assert not answer.hasty, "the host may cut it short"
     for name, value in SECURITY_HEADERS.items():
         assert answer.headers.get(name) == value, name
     policy = answer.headers["Content-Security-Policy"]

@@ -22,9 +22,12 @@ from tests.endpoints.support import (
     fresh_token,
     message,
 )
+from tests.host.daemon import PROJECT_ROOT, PluginProcess
 from tests.nodes.support import KEY_MARK
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.endpoints.support import Endpoint
     from tests.host.daemon import HttpCall
 
@@ -562,6 +565,54 @@ def test_storage_that_fails_shows_no_inside(endpoint: Endpoint) -> None:
     for answer in (endpoint.chat(), endpoint.get(METRICS), endpoint.get(HEALTH)):
         assert answer.status < 500
         assert "secret-path" not in answer.text
+
+
+FAULTS = {
+    '    """OpenAI\'s list of models."""\n': "    {fault}\n",
+    "                    yield from self._ending(event)\n": "                    {fault}\n",
+}
+"""Lines of the gateway's code, and what then stands after them: a bug."""
+
+
+@pytest.fixture(scope="module")
+def broken_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PluginProcess]:
+    """The plugin with two bugs: in its list of models, and at the end of a stream."""
+    folder = tmp_path_factory.mktemp("broken_plugin")
+    for name in ("main.py", "manifest.yaml", "_assets", "nodes", "provider", "host", "group"):
+        (folder / name).symlink_to(PROJECT_ROOT / name)
+    for name in ("endpoints", "holysheep"):
+        (folder / name).mkdir()
+        for path in (PROJECT_ROOT / name).iterdir():
+            (folder / name / path.name).symlink_to(path)
+    gateway = folder / "holysheep" / "gateway.py"
+    code = gateway.read_text(encoding="utf-8")
+    for line, bug in FAULTS.items():
+        assert code.count(line) == 1
+        code = code.replace(line, line + bug.format(fault='raise KeyError("inside-of-it")'))
+    gateway.unlink()
+    gateway.write_text(code, encoding="utf-8")
+    with PluginProcess(folder) as process:
+        yield process
+
+
+@pytest.fixture
+def broken(endpoint: Endpoint, broken_process: PluginProcess) -> Endpoint:
+    """The endpoint in that process."""
+    endpoint.plugin = broken_process
+    return endpoint
+
+
+def test_bug_is_told_to_the_log_alone(broken: Endpoint) -> None:
+    error = check_error(broken.get(MODELS), 500, type="server_error")
+    assert "inside-of-it" not in str(error)
+    assert "KeyError: 'inside-of-it'" in broken.plugin.stderr
+
+
+def test_bug_in_mid_stream_ends_it_without_done(broken: Endpoint) -> None:
+    answer = broken.ok(message() | {"stream": True})
+    assert b"inside-of-it" not in answer.body
+    assert b"[DONE]" not in answer.body
+    broken.ok(message("another"))
 
 
 # --- on the socket ------------------------------------------------------------------------------
