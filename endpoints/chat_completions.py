@@ -23,6 +23,7 @@ class ChatCompletions(_adapter.Site):
                 wanted.request,
                 wanted.policy,
                 timeout_s=config.GATEWAY_TIMEOUT_S,
+                queue_s=config.GATEWAY_QUEUE_S,
                 stream=wanted.stream,
                 started_s=started_s,
                 invocation=invocation,

@@ -1,7 +1,8 @@
 """Spend limits that hold under concurrency: reserve the worst case, settle with the truth.
 
-Before a call its worst case (no tokenizer makes more tokens of a prompt than it has bytes, and the
-longest answer it allows, at the dearest of its models) is held; afterwards it is replaced by what
+Before a call its worst case (no tokenizer makes more tokens of a text than it has bytes, and the
+longest answer it allows, or a long one where it sets no limit, at the dearest of its models) is
+held; afterwards it is replaced by what
 the call cost. Calls that run at the same time see each other's holds, so together they do not pass
 a limit. Days and months are UTC.
 
@@ -245,7 +246,7 @@ class BudgetLayer:
 
     def _worst_case(self, call: Call) -> Decimal:
         prompt = most_prompt_tokens(call.request)
-        answer = max_completion_tokens(call.request) or config.MAX_MAX_TOKENS
+        answer = max_completion_tokens(call.request) or config.UNLIMITED_ANSWER_TOKENS
         # The prompt may count as fresh, or as written to the provider's cache.
         usages = (
             Usage(prompt_tokens=prompt, completion_tokens=answer),

@@ -19,7 +19,7 @@ class ConcurrencyLayer:
         """Pass the call on when a slot is free."""
         began = self._clock.monotonic()
         try:
-            got = self._slots.acquire(call.deadline_s)
+            got = self._slots.acquire(call.turn_by_s(began))
         finally:
             call.trace.queue_s += self._clock.monotonic() - began
         if not got:

@@ -154,12 +154,16 @@ LEDGER_MONTH_ROWS = 1000
 LEDGER_MONTHS = 13
 # Workspaces whose ledger one process keeps at the same time.
 MAX_WORKSPACES = 1000
+# For a budget, how long an answer without a limit is taken to be: more than models commonly write.
+UNLIMITED_ANSWER_TOKENS = 32_768
 # From this part of a budget on, a call is told how much is spent.
 BUDGET_WARNING = 0.8
 
 # Gateway endpoint. Below the 600 s after which Dify ends a request; a body of more than 10 MB is
 # cut off there.
 GATEWAY_TIMEOUT_S = 540
+# What a client waits for its turn before it hears of the limit: most give up themselves soon after.
+GATEWAY_QUEUE_S = 30
 MAX_GATEWAY_BODY_BYTES = 10_000_000
 MIN_TOKEN_LENGTH = 16
 # A wrong token is answered after so long, and only so many of them are kept waiting at a time.

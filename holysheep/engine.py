@@ -126,17 +126,18 @@ class Engine:
         stream: bool = False,
         shows_reasoning: bool = True,
         active_s: float | None = None,
+        queue_s: float | None = None,
         started_s: float | None = None,
         invocation: Invocation | None = None,
     ) -> "Answer":
         """Begin a call that must have ended ``timeout_s`` seconds after ``started_s``.
 
         ``active_s`` is less than that where the wait for a turn at the credential's own limits is
-        not to count. ``started_s`` is a point on the monotonic clock, ``None`` = now. Nothing is
-        sent before the answer is iterated. ``stream`` says that somebody watches it arrive, and
-        ``shows_reasoning`` that its reasoning is watched too: what was seen cannot be tried again.
-        The answer is the same either way. ``invocation`` says where the call is counted, ``None`` =
-        ``local``.
+        not to count; ``queue_s`` is how long it waits for one. ``started_s`` is a point on the
+        monotonic clock, ``None`` = now. Nothing is sent before the answer is iterated. ``stream``
+        says that somebody watches it arrive, and ``shows_reasoning`` that its reasoning is watched
+        too: what was seen cannot be tried again. The answer is the same either way. ``invocation``
+        says where the call is counted, ``None`` = ``local``.
         """
         if started_s is None:
             started_s = self.clock.monotonic()
@@ -149,6 +150,7 @@ class Engine:
             stream=stream,
             shows_reasoning=shows_reasoning,
             active_s=active_s,
+            queue_s=queue_s,
             purse=counted_by.purse(self.settings.fingerprint, self.limits) if self.limits else None,
         )
         return Answer(self, call, counted_by)

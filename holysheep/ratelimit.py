@@ -45,7 +45,7 @@ class RateLimitLayer:
                 reservation = self._limiter.reserve(
                     call.request.model,
                     estimate,
-                    deadline_s=call.deadline_s,
+                    deadline_s=call.turn_by_s(began),
                     is_fallback=trace.fallback_from is not None,
                 )
             finally:

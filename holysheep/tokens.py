@@ -39,8 +39,11 @@ def estimate_prompt_tokens(request: ChatRequest) -> int:
 
 def most_prompt_tokens(request: ChatRequest) -> int:
     """An upper bound of the prompt tokens: no tokenizer makes more of a text than it has bytes."""
-    rest = {name: value for name, value in request.body.items() if name != "messages"}
-    total = len(str(rest).encode(errors="replace"))
+    # Tools, a schema for the answer, and whatever else may become a part of the prompt.
+    rest = (value for name, value in request.body.items() if name != "messages")
+    total = sum(
+        len(str(value).encode(errors="replace")) for value in rest if isinstance(value, dict | list)
+    )
     for message in request.body.get("messages", ()):
         total += 4 * TOKENS_PER_MESSAGE + _content_bytes(message.get("content"))
         total += len(str(message.get("tool_calls") or "").encode(errors="replace"))

@@ -133,7 +133,8 @@ class Call:
     that time may pass until the first byte of an answer, so that some is left for another model;
     ``None`` = all. ``stream`` says whether somebody watches the answer arrive,
     ``shows_reasoning`` whether its reasoning too. ``purse`` is what it spends from, ``None`` where
-    there is no limit.
+    there is no limit. ``queue_s`` is how long it waits for its turn at one of the credential's own
+    limits, ``None`` = as long as it has time.
     """
 
     request: ChatRequest
@@ -145,6 +146,13 @@ class Call:
     active_s: float | None = None
     share_s: float | None = None
     purse: Purse | None = None
+    queue_s: float | None = None
+
+    def turn_by_s(self, now_s: float) -> float:
+        """When it must have its turn at a limit, if it begins to wait now (monotonic)."""
+        if self.queue_s is None:
+            return self.deadline_s
+        return min(self.deadline_s, now_s + self.queue_s)
 
     @property
     def ends_s(self) -> float:
