@@ -17,7 +17,7 @@ help: ## list the targets
 setup: $(STAMP) ## virtual environment with the pinned requirements, in .venv
 
 test: $(STAMP) ## all tests; no network, no key
-	@$(RUN) pytest -n 2 --dist loadgroup $(ARGS)
+	@$(RUN) pytest -n 3 --dist loadgroup $(ARGS)
 
 lint: $(STAMP) ## style, formatting, types
 	@$(RUN) ruff check .

@@ -37,14 +37,16 @@ if "gevent" not in sys.modules:  # a run under gevent on purpose has chosen othe
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what belongs together where two processes run the tests (`--dist loadgroup`).
+    """Say what belongs together where several processes run the tests (`--dist loadgroup`).
 
     The tests of nodes and of endpoints measure time and have processes of their own: never two of
     one kind at once.
     """
     for item in items:
-        folder = item.path.parent.name
-        group = folder if folder in {"nodes", "endpoints"} else item.path.name
+        folder, file = item.path.parent.name, item.path.name
+        # These have processes of their own and look at what is counted, not at how long it takes.
+        counts = file.startswith(("test_ledger_", "test_usage"))
+        group = folder if folder in {"nodes", "endpoints"} and not counts else f"{folder}/{file}"
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -109,6 +109,25 @@ def test_a_period_without_requests_is_empty(visit: Visit) -> None:
     expect(visit.page.get_by_text("No requests")).to_be_visible()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"color_scheme": "dark"}, {"viewport": {"width": 360, "height": 740}}],
+    ids=["dark", "phone"],
+)
+def test_it_is_the_same_in_the_dark_and_on_a_phone(
+    browser: Browser, served: Served, options: dict[str, object]
+) -> None:
+    with Visit(browser, served, **options) as visit:  # type: ignore[arg-type]
+        visit.enter().choose("Today")
+        assert visit.card("Spend")[0] == "$0.0072"
+        page = visit.page
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        is_dark = sum(map(int, ground.removeprefix("rgb(").rstrip(")").split(","))) < 200
+        assert is_dark == (options.get("color_scheme") == "dark")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        visit.check()
+
+
 def test_a_wrong_token_is_told_and_shows_nothing(visit: Visit) -> None:
     visit.bears_failed_requests = True
     visit.open().type_token("not the token at all")
