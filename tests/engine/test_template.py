@@ -422,7 +422,7 @@ VALUES = {
 def test_no_template_takes_long_or_much(source: str) -> None:
     start = time.thread_time()
     refusal(source, **VALUES)
-    assert time.thread_time() - start < 1
+    assert time.thread_time() - start < 3
     tracemalloc.start()  # makes it several times slower
     try:
         refusal(source, **VALUES)
