@@ -65,8 +65,11 @@ class _Book:
 
     def must_enter(self, now_s: float) -> bool:
         """Whether to look for it in the index: often while others may be entering too."""
-        is_new = self.began_s is None or now_s < self.began_s + config.LEDGER_ENTER_S
-        return is_new or now_s >= self.entered_s + config.LEDGER_ENTER_S
+        if self.began_s is None:
+            return True
+        is_new = now_s < self.began_s + config.LEDGER_ENTER_S
+        pause_s = config.LEDGER_WRITE_S if is_new else config.LEDGER_ENTER_S
+        return now_s >= self.entered_s + pause_s
 
 
 @dataclass(slots=True)
