@@ -138,6 +138,8 @@ def test_usage_is_of_the_workspace_nodes_and_gateway_together(counted: Endpoint)
         {"query": "by a node", "model": PRICED, **NO_RETRIES},
         node.credentials,
         tenant_id=counted.tenant_id,
+        # An app belongs to one workspace, and others have used the usual one.
+        app_id=f"app-of-{counted.tenant_id}",
     )
     document = usage(counted)
     assert document["totals"]["requests"] == 2
@@ -207,6 +209,7 @@ def test_usage_equals_what_the_node_reports(counted: Endpoint) -> None:
         {"period": "today", "group_by": "model"},
         credentials,
         tenant_id=counted.tenant_id,
+        app_id=f"app-of-{counted.tenant_id}",
     )
     assert result.error is None
     assert result.variables["rows"] == usage(counted)["by_model"]
