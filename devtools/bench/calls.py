@@ -11,9 +11,8 @@ from devtools.bench.figures import Figure, compared, in_rounds
 from devtools.bench.workers import Worker, workers
 from devtools.upstream.behaviours import ok
 from devtools.upstream.control import Upstream
-from tests.host.daemon import PROJECT_ROOT, PluginProcess, Result
+from tests.host.daemon import NOOP_PLUGIN, PluginProcess, Result
 
-NOOP_PLUGIN = PROJECT_ROOT / "tests" / "host" / "noop_plugin"
 KEY = "bench-key-without-value"
 STORED = "x" * 200
 """As much as the ledger writes for a call that nothing overlaps."""

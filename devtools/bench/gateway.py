@@ -5,11 +5,11 @@ import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from devtools.bench.calls import KEY, NOOP_PLUGIN
+from devtools.bench.calls import KEY
 from devtools.bench.figures import Figure, compared
 from devtools.upstream.behaviours import ok
 from devtools.upstream.control import Upstream
-from tests.host.daemon import HttpResult, PluginProcess
+from tests.host.daemon import NOOP_PLUGIN, HttpResult, PluginProcess
 
 TOKEN = "bench-access-token"  # noqa: S105 - it opens nothing
 COUNT = 60

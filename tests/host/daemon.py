@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = [
+    "NOOP_PLUGIN",
     "PROJECT_ROOT",
     "Arrival",
     "Chunk",
@@ -77,6 +78,8 @@ __all__ = [
 ]
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+NOOP_PLUGIN = Path(__file__).resolve().parent / "noop_plugin"
+"""A plugin whose tools and endpoints do next to nothing."""
 
 MAX_LINE_BYTES = 5 * 1024 * 1024
 """The daemon's line scanner gives up here, newline included, and the plugin is killed."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,24 +14,7 @@ from tests.host.outputs import MAX_CHUNK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-NOOP_PLUGIN = Path(__file__).parent / "noop_plugin"
-
-
-@pytest.fixture(scope="module")
-def noop_process() -> Iterator[PluginProcess]:
-    with PluginProcess(NOOP_PLUGIN, provider="noop") as process:
-        yield process
-
-
-@pytest.fixture
-def noop(noop_process: PluginProcess) -> Iterator[PluginProcess]:
-    """A running noop plugin with empty storage; a test that breaks it pays for the restart."""
-    if not noop_process.alive:
-        noop_process.restart()
-    noop_process.storage.clear()
-    yield noop_process
-    noop_process.check()
+    from pathlib import Path
 
 
 def shape(*items: list[Any]) -> dict[str, str]:

@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
@@ -30,25 +29,7 @@ from tests.host.rawhttp import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-NOOP_PLUGIN = Path(__file__).parent / "noop_plugin"
-
-
-@pytest.fixture(scope="module")
-def noop_process() -> Iterator[PluginProcess]:
-    with PluginProcess(NOOP_PLUGIN, provider="noop") as process:
-        yield process
-
-
-@pytest.fixture
-def noop(noop_process: PluginProcess) -> Iterator[PluginProcess]:
-    """A running noop plugin with empty storage; a test that breaks it pays for the restart."""
-    if not noop_process.alive:
-        noop_process.restart()
-    noop_process.storage.clear()
-    noop_process.late.clear()
-    yield noop_process
-    noop_process.check()
+    from pathlib import Path
 
 
 @pytest.fixture
