@@ -79,12 +79,7 @@ class Visitor:
         try:
             return parse_settings(self._settings)
         except SettingsError as error:
-            raise ApiError(
-                503,
-                f"The endpoint is not set up: {error.message}",
-                kind=_SERVERS,
-                code="not_configured",
-            ) from None
+            raise _not_set_up(f"The endpoint is not set up: {error.message}") from None
 
     @property
     def engine(self) -> Engine | None:
@@ -97,12 +92,9 @@ class Visitor:
         scheme, _, given = self.request.headers.get("authorization", "").partition(" ")
         token = str(self._settings.get("access_token") or "").strip()
         if len(token) < config.MIN_TOKEN_LENGTH:
-            raise ApiError(
-                503,
+            raise _not_set_up(
                 "The endpoint is not set up: its access token must have at least"
-                f" {config.MIN_TOKEN_LENGTH} characters.",
-                kind=_SERVERS,
-                code="not_configured",
+                f" {config.MIN_TOKEN_LENGTH} characters."
             )
         # Digests have one length, so that comparing them tells nothing about the token's.
         is_equal = hmac.compare_digest(_digest(given.strip()), _digest(token))
@@ -122,13 +114,12 @@ def needed_engine(visitor: Visitor) -> Engine:
     """The engine of the endpoint. Raises ``ApiError`` where it has no key."""
     engine = visitor.engine
     if engine is None:
-        raise ApiError(
-            503,
-            "The gateway is not set up: the endpoint has no API key.",
-            kind=_SERVERS,
-            code="not_configured",
-        )
+        raise _not_set_up("The gateway is not set up: the endpoint has no API key.")
     return engine
+
+
+def _not_set_up(message: str) -> ApiError:
+    return ApiError(503, message, kind=_SERVERS, code="not_configured")
 
 
 class _Gate:

@@ -36,7 +36,6 @@ from holysheep.errors import (
 from holysheep.jsontext import MAX_DEPTH, is_json, parse_json, whole_characters
 from holysheep.reading import MODEL_ID, is_model_id
 from holysheep.result import UsageReport, usd_number
-from holysheep.streams import hang_up
 from holysheep.tally import CACHED_STATES
 from holysheep.types import CacheMode, ChatRequest, Choice, Completed, Delta, JsonObject, Policy
 
@@ -232,10 +231,6 @@ class Reply:
             return
         yield b"data: [DONE]\n\n"
 
-    def close(self) -> None:
-        """Hang up, where the client has left."""
-        hang_up(self._events)
-
     def _all_events(self) -> Iterator[Delta | Completed]:
         if self._first is not None:
             yield self._first
@@ -263,10 +258,9 @@ class Reply:
                 yield self._chunk(choice.index, {"tool_calls": calls})
             yield self._chunk(choice.index, {}, choice)
         if self._wanted.include_usage:
-            yield _event({**self._head(), "choices": [], "usage": self._usage()})
-
-    def _usage(self) -> JsonObject:
-        return _usage(self._answer.result.usage)
+            yield _event(
+                {**self._head(), "choices": [], "usage": _usage(self._answer.result.usage)}
+            )
 
     def _chunk(self, index: int, delta: JsonObject, ended: Choice | None = None) -> bytes:
         choice: JsonObject = {
