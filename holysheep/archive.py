@@ -71,6 +71,14 @@ class DayDoc:
             case _:
                 raise ValueError("a day is damaged")
 
+    @classmethod
+    def readable(cls, value: Any) -> "DayDoc":
+        """The same; what is damaged counts as such."""
+        try:
+            return cls.from_json(value)
+        except ValueError:
+            return cls(damaged=1)
+
 
 def _add(amounts: dict[str, Decimal], more: dict[str, Decimal]) -> None:
     for name, amount in more.items():
@@ -155,10 +163,7 @@ class _Month:
         return day.isoformat() in self.days
 
     def day(self, day: date) -> DayDoc:
-        try:
-            return DayDoc.from_json(self.days[day.isoformat()])
-        except ValueError:
-            return DayDoc(damaged=1)
+        return DayDoc.readable(self.days[day.isoformat()])
 
     def was_folded_before(self, day: date, today: date) -> bool:
         return self.days[day.isoformat()].get(_FOLDED_ON) != today.isoformat()
@@ -169,10 +174,7 @@ class _Month:
     def put_away(self) -> None:
         """Keep the sum of the days in their place."""
         for value in self.days.values():
-            try:
-                self.rest += DayDoc.from_json(value)
-            except ValueError:
-                self.rest.damaged += 1
+            self.rest += DayDoc.readable(value)
         self.days.clear()
         self.rest.tally = self.rest.tally.bounded(config.LEDGER_MONTH_ROWS)
 
@@ -233,7 +235,7 @@ def begin(store: Store, today: date) -> None:
     days = (today - number * _DAY for number in range(1, 4))
     if store.has(_FOLDED_KEY) or any(store.has(_index_key(day)) for day in days):
         return
-    if store.has(_month_key(today)) or store.has(_month_key(today - 31 * _DAY)):
+    if store.has(_month_key(today)) or store.has(_month_key(_months_before(today, 1))):
         return
     store.write(_FOLDED_KEY, (today - _DAY).isoformat().encode())
 

@@ -40,7 +40,7 @@ from holysheep.errors import (
 )
 from holysheep.ledger import Invocation
 from holysheep.params import BatchParams
-from holysheep.ports import Clock, Spawn
+from holysheep.ports import Clock, Spawn, give_way
 from holysheep.pricing import total_cost
 from holysheep.results import RowResult
 from holysheep.rows import Row
@@ -189,8 +189,7 @@ def check_rows(
         if len(known) < 100:
             known.update(dict.fromkeys(row.columns))
         if total % _YIELD_EVERY == 0:
-            # Not 0: with that, gevent runs nobody who waits for a time or for a socket.
-            clock.sleep(0.0005)
+            give_way(clock)
     if wanted and is_new:
         names = ", ".join(sorted(wanted))
         offered = ", ".join(["item", *list(known)[:20]])

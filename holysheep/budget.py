@@ -2,9 +2,8 @@
 
 Before a call its worst case (no tokenizer makes more tokens of a text than it has bytes, and the
 longest answer it allows, or a long one where it sets no limit, at the dearest of its models) is
-held; afterwards it is replaced by what
-the call cost. Calls that run at the same time see each other's holds, so together they do not pass
-a limit. Days and months are UTC.
+held; afterwards it is replaced by what the call cost. Calls that run at the same time see each
+other's holds, so together they do not pass a limit. Days and months are UTC.
 
 Several processes may spend from one budget. Each *claims* what it may spend: it stores the amount
 first and then reads what the others have claimed, so of two that claim at the same time at least
@@ -20,6 +19,7 @@ from holysheep import config
 from holysheep.errors import BudgetExceeded
 from holysheep.ports import Clock, utc_day
 from holysheep.pricing import PriceBook
+from holysheep.settings import Settings
 from holysheep.tally import exact_usd
 from holysheep.tokens import max_completion_tokens, most_prompt_tokens
 from holysheep.types import Call, Completed, Completion, Event, Handler, Purse, Usage
@@ -35,6 +35,11 @@ class Limits:
 
     daily: Decimal | None = None
     monthly: Decimal | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        """Those of a credential."""
+        return cls(settings.daily_budget_usd, settings.monthly_budget_usd)
 
     def __bool__(self) -> bool:
         return self.daily is not None or self.monthly is not None

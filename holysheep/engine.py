@@ -96,7 +96,7 @@ class Engine:
         self.transport = ChatTransport(settings, state.pool, state.quirks, clock)
         self.clock = clock
         self.prices = PriceBook(settings.price_overrides)
-        self.limits = Limits(settings.daily_budget_usd, settings.monthly_budget_usd)
+        self.limits = Limits.of(settings)
         self.local = state.ledger.invocation("library")
         self._state = state
         self.handler = stack(

@@ -11,10 +11,10 @@ what was not written is written later. Until then budgets count this process alo
 
 import logging
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from decimal import Decimal
 from functools import partial
@@ -23,7 +23,8 @@ from typing import Self
 from holysheep import archive, config
 from holysheep.archive import Archive, DayDoc
 from holysheep.budget import Budget, Limits, Period
-from holysheep.ports import Clock, Condition, Spawn, utc_day
+from holysheep.ports import Clock, Spawn, give_way, utc_day
+from holysheep.relay import Relay
 from holysheep.store import NotOpen, Store, StoreError
 from holysheep.tally import Dimensions, Figures, Tally
 from holysheep.types import Purse
@@ -113,7 +114,7 @@ class Ledger:
         self._accounts: dict[str, _Account] = {}
         self._is_stored = False
         self._open: list[Store] = []
-        self._relay = _Relay(self._changed, self._open, clock)
+        self._relay = Relay(self._changed, self._open, clock)
         self._has_turn = False
         self._is_keeping = False
         self._folded_on: date | None = None
@@ -313,7 +314,7 @@ class Ledger:
             if not is_folded:
                 found[day] += own
             # Many rows of many days; others of the process are to run in between.
-            self._clock.sleep(0.0005)
+            give_way(self._clock)
         return Past(found, tuple(missing))
 
     def refresh(self, credential: str, limits: Limits) -> str:
@@ -322,7 +323,7 @@ class Ledger:
             return ""
         try:
             with self._turn():
-                self._learn(credential, limits)
+                self._learn(credential, limits, with_month=True)
         except StoreError as error:
             return _unread("what other processes have spent", error)
         return ""
@@ -461,7 +462,7 @@ class Ledger:
                     today = self._today()
                 with suppress(StoreError), self._watched():
                     self._write_day(self._relay, today, checks=True)
-                    self._learn(credential, limits)
+                    self._learn(credential, limits, with_month=limits.monthly is not None)
                     has_failed = False
         finally:
             with self._changed:
@@ -470,10 +471,10 @@ class Ledger:
                 account.claims += 1
                 self._changed.notify_all()
 
-    def _learn(self, credential: str, limits: Limits) -> None:
+    def _learn(self, credential: str, limits: Limits, *, with_month: bool) -> None:
         """Read what others have claimed of a budget, and the month's earlier days once in a while.
 
-        The caller has the turn.
+        ``with_month`` says that those matter. The caller has the turn.
         """
         with self._changed:
             account = self._account(credential)
@@ -481,9 +482,7 @@ class Ledger:
             is_old = self._clock.monotonic() >= account.month_read_s + config.LEDGER_MONTH_S
             is_early = self._clock.wall() % 86_400 < config.LEDGER_CLOCKS_S
             # What others spent yesterday was today's until now.
-            reads_month = limits.monthly is not None and (
-                is_old or is_early or account.month_read_on != today
-            )
+            reads_month = with_month and (is_old or is_early or account.month_read_on != today)
         others, is_found = archive.read_budgets(self._relay, today, self._process, self._each)
         if not is_found and today in self._books:
             # Somebody who was slow has undone it, and does not see what is claimed here.
@@ -535,11 +534,10 @@ class Ledger:
         self, work: Callable[[Item], Found], items: Iterable[Item]
     ) -> list[Found]:
         """Do the same with many items, several at a time: each waits for the storage."""
-        numbered = list(enumerate(items))
+        waiting = deque(enumerate(items))
         found: dict[int, Found] = {}
         failures: list[StoreError] = []
-        left = iter(numbered)
-        working = min(len(numbered), _AT_A_TIME)
+        working = min(len(waiting), _AT_A_TIME)
         ended = 0
 
         def take_some() -> None:
@@ -547,10 +545,10 @@ class Ledger:
             try:
                 while not failures:
                     with self._changed:
-                        number, item = next(left, (None, None))
-                    if number is None:
-                        break
-                    found[number] = work(item)  # type: ignore[arg-type]
+                        if not waiting:
+                            break
+                        number, item = waiting.popleft()
+                    found[number] = work(item)
             except StoreError as error:
                 failures.append(error)
             finally:
@@ -567,14 +565,11 @@ class Ledger:
                 self._changed.wait()
         if failures:
             raise failures[0]
-        return [found[number] for number, _ in numbered]
+        return [found[number] for number in sorted(found)]
 
     def _fold(self) -> None:
         """Fold days that are over into their months; goes on with the next call if one ends."""
-        patient = _Relay(
-            self._changed, self._open, self._clock, patience_s=config.LEDGER_FOLD_PATIENCE_S
-        )
-        patient.shares_with(self._relay)
+        patient = replace(self._relay, patience_s=config.LEDGER_FOLD_PATIENCE_S)
         try:
             with self._watched():
                 archive.fold(patient, self._today())
@@ -650,70 +645,6 @@ class Ledger:
 
 def _unread(what: str, error: StoreError) -> str:
     return f"The storage did not answer ({error}), so {what} is missing in part or as a whole."
-
-
-class _Relay:
-    """The storage by way of whichever invocation is open.
-
-    ``NotOpen`` where none is for ``patience_s`` seconds.
-    """
-
-    def __init__(
-        self, changed: Condition, opened: list[Store], clock: Clock, patience_s: float = 0.0
-    ) -> None:
-        self._changed = changed
-        self._opened = opened
-        self._clock = clock
-        self._patience_s = patience_s
-        self._used: list[Store] = []
-
-    def shares_with(self, other: "_Relay") -> None:
-        """Have ``wait_until_unused`` of either wait for both."""
-        self._used = other._used
-
-    def read(self, key: str) -> bytes | None:
-        with self._any() as store:
-            return store.read(key)
-
-    def has(self, key: str) -> bool:
-        with self._any() as store:
-            return store.has(key)
-
-    def write(self, key: str, value: bytes) -> None:
-        with self._any() as store:
-            store.write(key, value)
-
-    def delete(self, key: str) -> None:
-        with self._any() as store:
-            store.delete(key)
-
-    def wait_until_unused(self, store: Store, most_s: float) -> None:
-        """Return when nothing is under way on an invocation's storage, so that it may end."""
-        until_s = self._clock.monotonic() + most_s
-        with self._changed:
-            while any(used is store for used in self._used):
-                left_s = until_s - self._clock.monotonic()
-                if left_s <= 0:
-                    return
-                self._changed.wait(left_s)
-
-    @contextmanager
-    def _any(self) -> Iterator[Store]:
-        with self._changed:
-            until_s = self._clock.monotonic() + self._patience_s
-            while not self._opened:
-                left_s = until_s - self._clock.monotonic()
-                if left_s <= 0:
-                    raise NotOpen("no invocation is open")
-                self._changed.wait(left_s)
-            store = self._opened[-1]
-            self._used.append(store)
-        try:
-            yield store
-        finally:
-            with self._changed:
-                self._used.remove(store)
-                self._changed.notify_all()
 
 
 class Invocation:

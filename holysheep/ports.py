@@ -72,6 +72,12 @@ def utc_day(clock: Clock) -> date:
     return datetime.fromtimestamp(clock.wall(), UTC).date()
 
 
+def give_way(clock: Clock) -> None:
+    """Let others run that wait for the one thread of a process under gevent."""
+    # Not 0: with that, gevent runs nobody who waits for a time or for a socket.
+    clock.sleep(0.0005)
+
+
 class Spawn(Protocol):
     """Runs work beside the caller's, such as an executor's ``submit``."""
 

@@ -62,8 +62,15 @@ class Figures:
     classes: dict[int, int] = field(default_factory=dict)
 
     def __iadd__(self, other: "Figures") -> Self:
-        for name in _COUNTS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.requests += other.requests
+        self.upstream_calls += other.upstream_calls
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.cached_tokens += other.cached_tokens
+        self.cache_write_tokens += other.cache_write_tokens
+        self.reasoning_tokens += other.reasoning_tokens
+        self.unpriced += other.unpriced
+        self.latency_us += other.latency_us
         self.cost_usd += other.cost_usd
         self.saved_usd += other.saved_usd
         for number, count in other.classes.items():

@@ -4,9 +4,9 @@ Days are UTC. Sums are exact: they are added up as ``Decimal`` and become JSON n
 ``Usage.to_json`` is the document that a workflow can save; ``Usage.from_json`` reads it back.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any, Self, get_args
@@ -28,7 +28,6 @@ NONE = "(none)"
 
 _MOST_ROWS = 300
 """Of a group. The rest is put together, so that a report stays below what a host takes."""
-_NO_LIMIT = Decimal(10) ** 12
 _BOUNDS_MS = (*LATENCY_BOUNDS_MS, None)
 _MOST = 10**15
 _LONGEST_TEXT = 1000
@@ -160,10 +159,8 @@ def read_usage(
     budget, unread = None, ""
     spender = credential or budget_of
     if spender is not None:
-        limits = Limits(spender.daily_budget_usd, spender.monthly_budget_usd)
-        # Without a monthly limit the ledger does not look at the month's earlier days.
-        monthly = limits.monthly or _NO_LIMIT
-        unread = ledger.refresh(spender.fingerprint, Limits(limits.daily, monthly))
+        limits = Limits.of(spender)
+        unread = ledger.refresh(spender.fingerprint, limits)
         budget = _budget(ledger, spender.fingerprint, limits)
     past = ledger.past(_days(first, last))
     sums = _Sums(None if credential is None else credential.fingerprint)
@@ -203,50 +200,40 @@ def _budget(ledger: Ledger, credential: str, limits: Limits) -> BudgetStatus:
 
 @dataclass(slots=True)
 class _Sum:
-    """The figures of one row, as they are added up."""
+    """The figures of one row, as they are added up, and what became of its requests."""
 
-    requests: int = 0
+    figures: Figures = field(default_factory=Figures)
     cached: int = 0
     failed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost_usd: Decimal = Decimal(0)
-    saved_usd: Decimal = Decimal(0)
-    unpriced: int = 0
-    latency_us: int = 0
 
     def add(self, dimensions: Dimensions, figures: Figures) -> None:
-        self.requests += figures.requests
+        self.figures += figures
         if dimensions.status != "ok":
             # Also where it waited in vain for the call of another: that answered nothing.
             self.failed += figures.requests
         elif dimensions.cache in CACHED_STATES:
             self.cached += figures.requests
-        self.prompt_tokens += figures.prompt_tokens
-        self.completion_tokens += figures.completion_tokens
-        self.cost_usd += figures.cost_usd
-        self.saved_usd += figures.saved_usd
-        self.unpriced += figures.unpriced
-        self.latency_us += figures.latency_us
 
     def __iadd__(self, other: "_Sum") -> Self:
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        self.figures += other.figures
+        self.cached += other.cached
+        self.failed += other.failed
         return self
 
     def row(self, key: str) -> UsageRow:
-        average_us = self.latency_us / self.requests if self.requests else 0.0
+        figures = self.figures
+        average_us = figures.latency_us / figures.requests if figures.requests else 0.0
         return UsageRow(
             key=key,
-            requests=self.requests,
+            requests=figures.requests,
             cached_requests=self.cached,
             failed_requests=self.failed,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            total_tokens=self.prompt_tokens + self.completion_tokens,
-            cost_usd=self.cost_usd,
-            saved_usd=self.saved_usd,
-            unpriced_requests=self.unpriced,
+            prompt_tokens=figures.prompt_tokens,
+            completion_tokens=figures.completion_tokens,
+            total_tokens=figures.total_tokens,
+            cost_usd=figures.cost_usd,
+            saved_usd=figures.saved_usd,
+            unpriced_requests=figures.unpriced,
             avg_latency_ms=round(average_us / 1000, 3),
         )
 
@@ -257,7 +244,6 @@ class _Sums:
     def __init__(self, credential: str | None) -> None:
         self._credential = credential
         self._total = _Sum()
-        self._classes: Counter[int] = Counter()
         self._groups: dict[UsageGroup, dict[str, _Sum]] = {
             group: defaultdict(_Sum) for group in GROUPS
         }
@@ -266,8 +252,6 @@ class _Sums:
         if self._credential not in (None, dimensions.credential):
             return
         self._total.add(dimensions, figures)
-        for number, count in figures.classes.items():
-            self._classes[number] += count
         keys: dict[UsageGroup, str] = {
             "day": day.isoformat(),
             "model": dimensions.served,
@@ -287,8 +271,9 @@ class _Sums:
         missing: tuple[str, ...],
     ) -> Usage:
         rows = {group: _sorted(sums, group) for group, sums in self._groups.items()}
+        classes = self._total.figures.classes
         latency = tuple(
-            LatencyClass(bound, self._classes[number]) for number, bound in enumerate(_BOUNDS_MS)
+            LatencyClass(bound, classes.get(number, 0)) for number, bound in enumerate(_BOUNDS_MS)
         )
         total = self._total.row("total")
         return Usage(period, first, last, total, rows, latency, budget, missing)

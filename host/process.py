@@ -8,6 +8,7 @@ from functools import cache
 from dify_plugin import DifyPluginEnv
 from dify_plugin.core.runtime import Session
 
+from holysheep import ports
 from holysheep.ledger import Invocation
 from holysheep.ports import Clock
 from holysheep.registry import shared_registry
@@ -26,8 +27,7 @@ def spawn(work: Callable[[], None]) -> object:
 
 def give_way() -> None:
     """Let others run that wait for the one thread of the process."""
-    # Not 0: with that, gevent runs nobody who waits for a time or for a socket.
-    clock().sleep(0.0005)
+    ports.give_way(clock())
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def invocation(session: Session, node: str, *, lasts: bool = False) -> Iterator[
 
     ``lasts`` says that it goes on after its first call.
     """
-    store = HostStore(session)
+    store = HostStore(session, clock())
     # Apps and endpoints belong to one workspace. While that is not known, they stand for it.
     origin = session.app_id or session.endpoint_id or ""
     source = f"origin {origin or session.session_id}"

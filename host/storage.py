@@ -10,7 +10,6 @@ from dify_plugin.invocations.storage import StorageInvocation
 
 from holysheep import config
 from holysheep.ports import Clock
-from holysheep.registry import shared_registry
 from holysheep.store import StoreError
 
 _WORKSPACE_KEY = "usage/1/workspace"
@@ -20,21 +19,23 @@ _MAX_KNOWN = 10_000
 class HostStore:
     """The storage of the workspace that a session belongs to; works while the session is open."""
 
-    def __init__(self, session: Session, timeout_s: int = config.STORE_TIMEOUT_S) -> None:
+    def __init__(
+        self, session: Session, clock: Clock, timeout_s: int = config.STORE_TIMEOUT_S
+    ) -> None:
         # A copy, because the time limit is the session's: a call that hangs must not hang a node.
         session = copy.copy(session)
         session.max_invocation_timeout = timeout_s
+        self._clock = clock
         self._timeout_s = timeout_s
         self._storage = StorageInvocation(session)
 
     def read(self, key: str) -> bytes | None:
         """The value of ``key``; ``None`` = there is none."""
-        clock = shared_registry().clock
-        began_s = clock.monotonic()
+        began_s = self._clock.monotonic()
         try:
             return self._storage.get(key)
         except Exception as error:
-            is_silent = clock.monotonic() - began_s >= self._timeout_s
+            is_silent = self._clock.monotonic() - began_s >= self._timeout_s
             # The host says the same of a key that is not there and of a storage that is away.
             if is_silent or self.has(key):
                 raise StoreError(_reason(error)) from error
@@ -84,7 +85,7 @@ class Workspaces:
             self._is_asking = True
         try:
             # Somebody waits for his call to begin.
-            name = _workspace(HostStore(session, timeout_s=1))
+            name = _workspace(HostStore(session, self._clock, timeout_s=1))
         except StoreError:
             self._asks_again_s = self._clock.monotonic() + config.LEDGER_PAUSE_MAX_S
         finally:
