@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Protocol
+from typing import Literal, Protocol
 
 from cachetools import LRUCache
 
@@ -37,15 +37,58 @@ class Entry:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a call wants of the cache.
+
+    ``key`` names the answer, ``identity`` the call: identical ones share an answer that is under
+    way. ``reads`` says whether an answer that is there will do, if it is no older than ``ttl_s``.
+    ``until_s`` is when the caller must have it (monotonic).
+    """
+
+    key: bytes
+    identity: bytes
+    ttl_s: float
+    reads: bool
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An answer that was there, or that somebody else was getting."""
+
+    completion: Completion
+    state: Literal["hit", "coalesced"]
+
+
+class Lead(Protocol):
+    """The right to get an answer that is not there, and the duty to say what became of it."""
+
+    def land(self, key: bytes | None, completion: Completion, ttl_s: float) -> None:
+        """Here is the answer; to be kept under ``key`` for ``ttl_s``, unless that is ``None``."""
+        ...
+
+    def fail(self, error: HolySheepError) -> None:
+        """There is none, for nobody who has asked the same."""
+        ...
+
+    def end(self) -> None:
+        """The call is over. Called once, at last; alone, it leaves the answer to others to get."""
+        ...
+
+
 class AnswerCache(Protocol):
     """Where answers of one credential are kept."""
 
-    def get(self, key: bytes) -> Entry | None:
-        """The entry of ``key``, expired or not."""
+    def get(self, key: bytes) -> Completion | None:
+        """The answer of ``key``, expired or not."""
         ...
 
-    def put(self, key: bytes, completion: Completion, ttl_s: float) -> None:
-        """Keep an answer, if it fits at all."""
+    def lead(self, wanted: Wanted) -> Found | Lead:
+        """A fresh answer, or the lead to get it. May wait where another process has the lead.
+
+        Raises what its call has failed with, and ``SharedAnswerLate`` at the caller's deadline.
+        """
         ...
 
 
@@ -95,7 +138,7 @@ class MemoryCache:
 
     def shelf(self, owner: str) -> AnswerCache:
         """The view of one credential, which cannot reach any other's entries."""
-        return _Shelf(self, owner)
+        return _Shelf(self, owner, self._clock)
 
     def forget(self, owner: str) -> None:
         """Drop all entries of one credential."""
@@ -139,15 +182,35 @@ class MemoryCache:
 
 
 class _Shelf:
-    def __init__(self, cache: MemoryCache, owner: str) -> None:
+    def __init__(self, cache: MemoryCache, owner: str, clock: Clock) -> None:
         self._cache = cache
         self._owner = owner
+        self._clock = clock
 
-    def get(self, key: bytes) -> Entry | None:
-        return self._cache.get(self._owner, key)
+    def get(self, key: bytes) -> Completion | None:
+        entry = self._cache.get(self._owner, key)
+        return None if entry is None else entry.completion
 
-    def put(self, key: bytes, completion: Completion, ttl_s: float) -> None:
-        self._cache.put(self._owner, key, completion, ttl_s)
+    def lead(self, wanted: Wanted) -> Found | Lead:
+        entry = self._cache.get(self._owner, wanted.key) if wanted.reads else None
+        if entry is not None:
+            # Not older than its writer allowed, nor than this reader wants.
+            age_s = self._clock.monotonic() - entry.stored_s
+            if age_s < min(entry.ttl_s, wanted.ttl_s):
+                return Found(entry.completion, "hit")
+        return self
+
+    # Callers of one process share answers that are under way in ``singleflight``, so each may lead.
+
+    def land(self, key: bytes | None, completion: Completion, ttl_s: float) -> None:
+        if key is not None:
+            self._cache.put(self._owner, key, completion, ttl_s)
+
+    def fail(self, error: HolySheepError) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
 
 
 def key_of(call: Call) -> bytes:
@@ -162,24 +225,28 @@ def key_of(call: Call) -> bytes:
     return sha256(f"{policy.cache_partition}\0{schema}\0".encode() + digest).digest()
 
 
-class CacheLookup:
-    """Answers from the cache where it can; covers an outage with a stale answer where asked to."""
+def identity_of(call: Call) -> bytes:
+    """What identical calls have in common within their credential, 32 bytes.
 
-    def __init__(self, answers: AnswerCache, clock: Clock) -> None:
+    Beyond what is asked: the cache mode and how old an answer may be, and the fallbacks and
+    retries, since these decide what becomes of a failure.
+    """
+    policy = call.policy
+    how = (policy.cache, policy.cache_ttl_s, policy.fallback_models, policy.max_retries)
+    return sha256(f"{how}\0".encode() + key_of(call)).digest()
+
+
+class StaleCover:
+    """Gives an expired answer rather than an error while upstream is down, where asked to."""
+
+    def __init__(self, answers: AnswerCache) -> None:
         self._answers = answers
-        self._clock = clock
 
     def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
-        """Answer from the cache, or pass the call on."""
+        """Pass the call on, and cover its failure before anything of the answer was passed."""
         policy = call.policy
-        if policy.cache != "use":
-            call.trace.cache = policy.cache
+        if policy.cache != "use" or not policy.serve_stale:
             yield from proceed(call)
-            return
-        entry = self._answers.get(key_of(call))
-        if entry is not None and _is_fresh(entry, call, self._clock):
-            call.trace.cache = "hit"
-            yield from _replay(entry.completion)
             return
         passed = False
         try:
@@ -187,49 +254,59 @@ class CacheLookup:
                 passed = True
                 yield event
         except HolySheepError as error:
-            if passed or entry is None or not (policy.serve_stale and error.is_outage):
+            stale = None if passed or not error.is_outage else self._answers.get(key_of(call))
+            if stale is None:
                 raise
             call.trace.cache = "stale"
             call.trace.wasted = error.unusable
-            yield from _replay(entry.completion)
+            yield from _replay(_own(stale))
 
 
-class CacheFill:
-    """Stores answers, below single-flight.
-
-    It looks once more before it goes on: between a caller's first look and its taking the lead of
-    a flight, another flight may have ended with the answer.
-    """
+class CacheLayer:
+    """Answers from the cache where it can, and stores the answers that it passes on."""
 
     def __init__(self, answers: AnswerCache, clock: Clock) -> None:
         self._answers = answers
         self._clock = clock
 
     def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
-        """Pass the call on and keep its answer."""
+        """Answer from the cache, or pass the call on and keep its answer."""
         policy = call.policy
         if policy.cache == "bypass":
             yield from proceed(call)
             return
-        if policy.cache == "use":
-            entry = self._answers.get(key_of(call))
-            if entry is not None and _is_fresh(entry, call, self._clock):
-                call.trace.cache = "hit"
-                yield from _replay(entry.completion)
-                return
-        for event in proceed(call):
-            if isinstance(event, Completed):
-                self._store(call, event.completion)
-            yield event
-
-    def _store(self, call: Call, completion: Completion) -> None:
-        if not is_storable(completion):
+        found = self._answers.lead(
+            Wanted(
+                key=key_of(call),
+                identity=identity_of(call),
+                ttl_s=policy.cache_ttl_s,
+                reads=policy.cache == "use",
+                until_s=call.deadline_s,
+            )
+        )
+        if isinstance(found, Found):
+            call.trace.cache = found.state
+            yield from _replay(_own(found.completion) if found.state == "hit" else found.completion)
             return
-        if completion.asked_model != call.request.model:
-            call = call.asking(call.request.with_model(completion.asked_model))
-        # Who asks that model itself gets this answer from no fallback.
-        completion = replace(completion, fallback_from=None)
-        self._answers.put(key_of(call), completion, call.policy.cache_ttl_s)
+        try:
+            for event in proceed(call):
+                if isinstance(event, Completed):
+                    self._land(found, call, event.completion)
+                yield event
+        except HolySheepError as error:
+            if self._clock.monotonic() < call.ends_s and not error.is_callers_own:
+                found.fail(error)
+            raise
+        finally:
+            found.end()
+
+    def _land(self, lead: Lead, call: Call, completion: Completion) -> None:
+        key = None
+        if is_storable(completion):
+            if completion.asked_model != call.request.model:
+                call = call.asking(call.request.with_model(completion.asked_model))
+            key = key_of(call)
+        lead.land(key, completion, call.policy.cache_ttl_s)
 
 
 def is_storable(completion: Completion) -> bool:
@@ -240,9 +317,11 @@ def is_storable(completion: Completion) -> bool:
     )
 
 
-def _is_fresh(entry: Entry, call: Call, clock: Clock) -> bool:
-    """Not older than the writer allowed, nor than this reader wants."""
-    return clock.monotonic() - entry.stored_s < min(entry.ttl_s, call.policy.cache_ttl_s)
+def _own(completion: Completion) -> Completion:
+    """A kept answer: who asks that model itself gets it from no fallback."""
+    if completion.fallback_from is None:
+        return completion
+    return replace(completion, fallback_from=None)
 
 
 def _replay(completion: Completion) -> Iterator[Event]:

@@ -6,7 +6,7 @@ from functools import partial
 
 from holysheep.breaker import BreakerLayer, BreakerRecheck, Breakers, State
 from holysheep.budget import BudgetLayer, Limits
-from holysheep.cache import AnswerCache, CacheFill, CacheLookup, key_of
+from holysheep.cache import AnswerCache, CacheLayer, StaleCover, identity_of
 from holysheep.concurrency import ConcurrencyLayer
 from holysheep.config import MAX_CONNECTIONS, MIN_KEPT_ALIVE
 from holysheep.errors import HolySheepError
@@ -101,9 +101,9 @@ class Engine:
         self._state = state
         self.handler = stack(
             [
-                CacheLookup(state.answers, clock),
-                SingleFlightLayer(state.flights, key_of),
-                CacheFill(state.answers, clock),
+                StaleCover(state.answers),
+                SingleFlightLayer(state.flights, identity_of),
+                CacheLayer(state.answers, clock),
                 StructuredLayer(),
                 BudgetLayer(self.prices),
                 FallbackLayer(clock),
@@ -146,7 +146,7 @@ class Engine:
             request,
             policy,
             started_s + timeout_s,
-            Trace(started_s=started_s),
+            Trace(started_s=started_s, cache=policy.planned),
             stream=stream,
             shows_reasoning=shows_reasoning,
             active_s=active_s,

@@ -56,6 +56,8 @@ class HolySheepError(Exception):
     """Whether another model may answer where this one did not."""
     is_outage: ClassVar[bool] = False
     """Whether upstream is down or unreachable: what a breaker counts and a stale answer covers."""
+    is_callers_own: ClassVar[bool] = False
+    """Whether it says nothing about the same call of somebody else."""
 
     def __init__(
         self,
@@ -167,6 +169,7 @@ class LimitBeyondDeadline(QuotaExhausted):
     """A 429 that cannot be waited out: another model may still have room."""
 
     falls_back = True
+    is_callers_own = True
 
 
 class ServerError(UpstreamError):
@@ -232,6 +235,8 @@ class InvalidOutput(UpstreamError):
 class RefusedLocally(HolySheepError):
     """The engine decided not to send the request."""
 
+    is_callers_own = True
+
 
 class LimiterTimeout(RefusedLocally):
     """The credential's rate or concurrency limit leaves no room before the deadline."""
@@ -245,6 +250,7 @@ class CircuitOpen(RefusedLocally):
     error_type = "circuit_open"
     falls_back = True
     is_outage = True
+    is_callers_own = False
 
 
 class BudgetExceeded(RefusedLocally):

@@ -12,16 +12,10 @@ already passed a part of the answer on.
 
 from collections.abc import Callable, Hashable, Iterator
 
-from holysheep.errors import (
-    CircuitOpen,
-    ConnectFailed,
-    HolySheepError,
-    LimitBeyondDeadline,
-    RefusedLocally,
-    SharedAnswerLate,
-)
+from holysheep.errors import ConnectFailed, HolySheepError, SharedAnswerLate
 from holysheep.ports import Clock
 from holysheep.streams import hang_up
+from holysheep.tally import CACHED_STATES
 from holysheep.types import Call, Completed, Completion, Event, Handler, Trace
 
 
@@ -75,7 +69,7 @@ class Flight:
             self._members.remove(member)
             if leads:
                 self._led = False
-                if not self._is_taken and self.trace.cache != "hit":
+                if not self._is_taken and self.trace.cache not in CACHED_STATES:
                     # The others have it from this one, and think that it knows what it cost.
                     self.trace.wasted = self._completion
             if self._members:
@@ -164,7 +158,7 @@ class Flight:
         """What the failure of the flight means for a member that does not lead it."""
         error = self._failure
         ran_out = self._deadline_s <= self._clock.monotonic() < deadline_s
-        if error is None or ran_out or _is_callers_own(error):
+        if error is None or ran_out or error.is_callers_own:
             if position == 0:
                 return _StartAnew()
             error = ConnectFailed(
@@ -175,12 +169,6 @@ class Flight:
 
 class _StartAnew(Exception):
     """The flight ended for reasons that do not concern this member."""
-
-
-def _is_callers_own(error: HolySheepError) -> bool:
-    if isinstance(error, CircuitOpen):
-        return False
-    return isinstance(error, RefusedLocally | LimitBeyondDeadline)
 
 
 class Flights:
@@ -217,24 +205,21 @@ class Flights:
 
 
 class SingleFlightLayer:
-    """Shares one upstream call among identical concurrent ones.
+    """Shares one answer among identical concurrent calls of this process.
 
-    Identical means: the same request to the same credential and cache partition, made in the same
-    cache mode and with the same fallbacks and retries, since these decide what becomes of a
-    failure. A call that bypasses the cache is never shared.
+    A call that bypasses the cache is never shared.
     """
 
-    def __init__(self, flights: Flights, key_of: Callable[[Call], bytes]) -> None:
+    def __init__(self, flights: Flights, identity_of: Callable[[Call], Hashable]) -> None:
         self._flights = flights
-        self._key_of = key_of
+        self._identity_of = identity_of
 
     def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
         """Join the flight of an identical call, or begin one."""
-        policy = call.policy
-        if policy.cache == "bypass":
+        if call.policy.cache == "bypass":
             yield from proceed(call)
             return
-        key = (self._key_of(call), policy.cache, policy.fallback_models, policy.max_retries)
+        key = self._identity_of(call)
         planned = call.trace.cache
         again = True
         while again:
@@ -243,7 +228,11 @@ class SingleFlightLayer:
             flight, leads = self._flights.board(key, member, lambda: proceed(call), call)
             call.trace.cache = planned if leads else "coalesced"
             try:
-                yield from flight.events(member, call.deadline_s, leads=leads)
+                for event in flight.events(member, call.deadline_s, leads=leads):
+                    if flight.trace.cache == "hit":
+                        # It was there for everybody.
+                        call.trace.cache = "hit"
+                    yield event
                 if flight.is_heir(member):
                     # As the leader would be counted: it may have come from the cache after all.
                     call.trace.cache = flight.trace.cache

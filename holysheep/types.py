@@ -84,6 +84,11 @@ class Policy:
     max_retries: int = 3
     answer_schema: JsonObject | None = None
 
+    @property
+    def planned(self) -> CacheState:
+        """The cache state of a call that makes an upstream call of its own."""
+        return "miss" if self.cache == "use" else self.cache
+
 
 @dataclass(slots=True)
 class Trace:

@@ -649,11 +649,12 @@ def a_call(
 ) -> Call:
     """A call that begins now."""
     now = clock.monotonic()
+    how = Policy(**policy)
     return Call(
         request or a_request(),
-        Policy(**policy),
+        how,
         now + timeout_s,
-        Trace(started_s=now),
+        Trace(started_s=now, cache=how.planned),
         stream=stream,
         shows_reasoning=shows_reasoning,
         purse=purse,

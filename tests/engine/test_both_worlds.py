@@ -14,7 +14,7 @@ import pytest
 
 from holysheep.breaker import BreakerLayer, CircuitBreaker
 from holysheep.budget import BudgetLayer
-from holysheep.cache import CacheFill, CacheLookup, MemoryCache, key_of
+from holysheep.cache import CacheLayer, MemoryCache, StaleCover, identity_of
 from holysheep.concurrency import ConcurrencyLayer
 from holysheep.engine import stack
 from holysheep.errors import BudgetExceeded, RateLimited, ServerError
@@ -122,7 +122,7 @@ def test_a_hundred_identical_calls_make_one_upstream_call() -> None:
     gateway = Gateway()
     gateway.go_on.clear()
     flights = Flights(clock)
-    layer = SingleFlightLayer(flights, key_of)
+    layer = SingleFlightLayer(flights, identity_of)
 
     def starter(number: int) -> str:
         if number == CALLERS:
@@ -141,7 +141,7 @@ def test_a_failure_of_the_one_upstream_call_reaches_a_hundred_callers() -> None:
     clock = WatchedClock()
     gateway = Gateway([ServerError("down")])
     gateway.go_on.clear()
-    layer = SingleFlightLayer(Flights(clock), key_of)
+    layer = SingleFlightLayer(Flights(clock), identity_of)
 
     def starter(number: int) -> str:
         if number == CALLERS:
@@ -157,7 +157,7 @@ def test_a_failure_of_the_one_upstream_call_reaches_a_hundred_callers() -> None:
 
 def test_when_the_first_caller_leaves_the_others_get_the_rest_of_the_same_answer() -> None:
     clock = SystemClock()
-    layer = SingleFlightLayer(Flights(clock), key_of)
+    layer = SingleFlightLayer(Flights(clock), identity_of)
     gateway = Gateway()
     first = layer(a_call(clock), gateway)
     next(first)
@@ -287,9 +287,9 @@ def test_callers_of_a_few_questions_make_a_few_upstream_calls() -> None:
     gateway = Gateway()
     answer = stack(
         [
-            CacheLookup(shelf, clock),
-            SingleFlightLayer(Flights(clock), key_of),
-            CacheFill(shelf, clock),
+            StaleCover(shelf),
+            SingleFlightLayer(Flights(clock), identity_of),
+            CacheLayer(shelf, clock),
             RetryLayer(clock, lambda: 0.0),
             RateLimitLayer(RateLimiter(0, 0, clock=clock), clock),
             ConcurrencyLayer(FairSemaphore(3, clock), clock),
@@ -325,6 +325,6 @@ def test_a_hundred_readers_of_one_stream_get_all_of_it_in_order() -> None:
     words = [Delta(f"{word} ") for word in range(300)]
     text = text_of(words)
     gateway = Gateway([*words, Completed(a_completion(text))])
-    layer = SingleFlightLayer(Flights(clock), key_of)
+    layer = SingleFlightLayer(Flights(clock), identity_of)
     texts = in_threads(CALLERS, lambda _: text_of(layer(a_call(clock), gateway)))
     assert Counter(texts) == {text: CALLERS}

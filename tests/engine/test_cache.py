@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holysheep.cache import CacheFill, CacheLookup, MemoryCache, is_storable, key_of
+from holysheep.cache import CacheLayer, MemoryCache, StaleCover, is_storable, key_of
 from holysheep.engine import stack
 from holysheep.errors import (
     CircuitOpen,
@@ -72,7 +72,7 @@ class Cached:
 
     def events(self, call: Call, *, owner: str = "me") -> list[Event]:
         shelf = self.cache.shelf(owner)
-        layers = [CacheLookup(shelf, self.clock), CacheFill(shelf, self.clock)]
+        layers = [StaleCover(shelf), CacheLayer(shelf, self.clock)]
         return list(stack(layers, self.below)(call))
 
     def ask(self, *, owner: str = "me", request: Any = None, **policy: Any) -> str:
@@ -135,10 +135,8 @@ def test_an_answer_that_was_checked_against_another_schema_is_not_given_again() 
 
 def test_what_was_put_is_got_on_the_same_shelf_only() -> None:
     cache = MemoryCache(FakeClock())
-    cache.shelf("me").put(b"k", a_completion("mine"), 300)
-    entry = cache.shelf("me").get(b"k")
-    assert entry is not None
-    assert entry.completion.first.text == "mine"
+    cache.put("me", b"k", a_completion("mine"), 300)
+    assert cache.shelf("me").get(b"k") == a_completion("mine")
     assert cache.shelf("you").get(b"k") is None
 
 
@@ -395,7 +393,7 @@ def test_only_complete_successful_answers_are_kept(behaviour: Any) -> None:
 def test_an_answer_that_is_abandoned_is_not_kept() -> None:
     clock = FakeClock()
     cache = MemoryCache(clock)
-    fill = CacheFill(cache.shelf("me"), clock)
+    fill = CacheLayer(cache.shelf("me"), clock)
     events = fill(a_call(clock), ScriptedHandler(clock, answered("a b c")))
     abandon(events)
     assert len(cache) == 0
@@ -419,9 +417,9 @@ def test_an_answer_that_came_in_the_meantime_is_found_by_the_second_look() -> No
     clock = FakeClock()
     cache = MemoryCache(clock)
     call = a_call(clock)
-    cache.shelf("me").put(key_of(call), a_completion("just stored"), 300)
+    cache.put("me", key_of(call), a_completion("just stored"), 300)
     below = ScriptedHandler(clock)
-    assert text_of(CacheFill(cache.shelf("me"), clock)(call, below)) == "just stored"
+    assert text_of(CacheLayer(cache.shelf("me"), clock)(call, below)) == "just stored"
     assert not below.calls
     assert call.trace.cache == "hit"
 
@@ -492,7 +490,7 @@ def test_an_answer_is_stored_with_the_time_when_it_was_complete() -> None:
     cache = MemoryCache(time)
     call = a_call(time)
     handler = ScriptedHandler(time, answered("a b", pause_s=5.0))
-    list(CacheFill(cache.shelf("me"), time)(call, handler))
+    list(CacheLayer(cache.shelf("me"), time)(call, handler))
     entry = cache.get("me", key_of(call))
     assert entry is not None
     assert entry.stored_s == START_S + 15

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from holysheep.cache import CacheFill, key_of
+from holysheep.cache import CacheLayer, identity_of
 from holysheep.engine import Answer, stack
 from holysheep.errors import (
     AuthError,
@@ -1066,8 +1066,8 @@ def test_who_inherits_an_answer_from_the_cache_has_not_called() -> None:
     # As when the first look was before the answer was there, and the second one after it.
     world.engine.handler = stack(
         [
-            SingleFlightLayer(world.state.flights, key_of),
-            CacheFill(world.state.answers, world.time),
+            SingleFlightLayer(world.state.flights, identity_of),
+            CacheLayer(world.state.answers, world.time),
         ],
         world.engine.transport,
     )

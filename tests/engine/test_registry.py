@@ -9,7 +9,7 @@ import pytest
 from devtools.upstream import Upstream
 from devtools.upstream import behaviours as do
 from holysheep.breaker import Breakers
-from holysheep.cache import MemoryCache, key_of
+from holysheep.cache import MemoryCache, identity_of, key_of
 from holysheep.engine import CredentialState
 from holysheep.errors import BudgetExceeded
 from holysheep.ports import SystemClock, spawn_thread
@@ -80,8 +80,7 @@ def test_the_longest_unused_credential_is_forgotten_and_its_answers_with_it() ->
     first = registry.engine(credential(0))
     second = registry.engine(credential(1))
     for number in (0, 1):
-        shelf = registry.cache.shelf(credential(number).fingerprint)
-        shelf.put(b"k", a_completion(), 300)
+        registry.cache.put(credential(number).fingerprint, b"k", a_completion(), 300)
     assert registry.engine(credential(0)) is first
     registry.engine(credential(2))
     assert len(registry) == 2
@@ -100,7 +99,7 @@ def test_cached_answers_of_one_credential_are_not_those_of_another() -> None:
     clock = FakeClock()
     registry = Registry(clock=clock)
     key = key_of(a_call(clock))
-    registry.cache.shelf(credential(0).fingerprint).put(key, a_completion("of 0"), 300)
+    registry.cache.put(credential(0).fingerprint, key, a_completion("of 0"), 300)
     policy, request = Policy(), a_request()
     own = registry.engine(credential(0)).ask(request, policy, timeout_s=60).wait()
     assert (own.text, own.cached) == ("of 0", True)
@@ -196,7 +195,7 @@ def test_a_state_with_a_connection_in_use_is_not_idle(state: CredentialState) ->
 
 def test_a_state_with_a_flight_under_way_is_not_idle(state: CredentialState) -> None:
     clock = FakeClock()
-    layer = SingleFlightLayer(state.flights, key_of)
+    layer = SingleFlightLayer(state.flights, identity_of)
     events = layer(a_call(clock), ScriptedHandler(clock, answered("a b")))
     next(events)
     assert not state.is_idle

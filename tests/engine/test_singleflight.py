@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holysheep.cache import key_of
+from holysheep.cache import identity_of
 from holysheep.errors import (
     BudgetExceeded,
     CircuitOpen,
@@ -60,7 +60,7 @@ class Shared:
     def __init__(self, *behaviours: Any, seed: int | None = None, per_line: float = 0.0) -> None:
         self.time = VirtualTime(seed, per_line=per_line)
         self.flights = Flights(self.time)
-        self.layer = SingleFlightLayer(self.flights, key_of)
+        self.layer = SingleFlightLayer(self.flights, identity_of)
         self.below = ScriptedHandler(self.time, *(behaviours or (answered(TEXT, pause_s=1.0),)))
         self.calls: list[Call] = []
         self.sources: list[Iterator[Event]] = []

@@ -12,7 +12,7 @@ from gevent import monkey
 monkey.patch_all()
 import random
 import gevent
-from holysheep.cache import key_of
+from holysheep.cache import identity_of
 from holysheep.concurrency import ConcurrencyLayer
 from holysheep.engine import stack
 from holysheep.fair import FairSemaphore
@@ -29,7 +29,7 @@ limiter = RateLimiter(60_000, 0, clock=clock)
 below = ScriptedHandler(clock, answered("one two three", pause_s=0.002))
 answer = stack(
     [
-        SingleFlightLayer(flights, key_of),
+        SingleFlightLayer(flights, identity_of),
         RateLimitLayer(limiter, clock),
         ConcurrencyLayer(slots, clock),
         PauseRecheck(limiter),
