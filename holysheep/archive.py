@@ -128,18 +128,40 @@ def read_budgets(store: Store, day: date, process: str, each: Each) -> tuple[Day
     """
     index = _index(store, day)
     whole = DayDoc(damaged=index.damaged)
-    keys = [_doc_key(day, name) for name in index.processes if name != process]
-    for packed in each(store.read, keys):
+    for doc in _budgets(store, day, index.processes, process, each).values():
+        whole += doc
+    return whole, process in index.processes
+
+
+def read_claims(
+    store: Store, day: date, process: str, credential: str, each: Each
+) -> dict[str, tuple[Decimal, Decimal]]:
+    """What each other process has spent and claimed of one budget on a day."""
+    docs = _budgets(store, day, _index(store, day).processes, process, each)
+    return {
+        name: (doc.spent.get(credential, Decimal(0)), doc.claimed.get(credential, Decimal(0)))
+        for name, doc in docs.items()
+        if credential in doc.spent or credential in doc.claimed
+    }
+
+
+def _budgets(
+    store: Store, day: date, processes: Iterable[str], but: str, each: Each
+) -> dict[str, DayDoc]:
+    names = [name for name in processes if name != but]
+    found: dict[str, DayDoc] = {}
+    stored = each(store.read, [_doc_key(day, name) for name in names])
+    for name, packed in zip(names, stored, strict=True):
         if packed is None:
             continue
         try:
             value = unpack(packed)
-            whole += DayDoc(
+            found[name] = DayDoc(
                 spent=_amounts(value.get("spent")), claimed=_amounts(value.get("claimed"))
             )
         except ValueError:
-            whole.damaged += 1
-    return whole, process in index.processes
+            found[name] = DayDoc(damaged=1)
+    return found
 
 
 def read_day(store: Store, day: date, *, without: str = "") -> DayDoc:

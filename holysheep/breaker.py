@@ -17,7 +17,7 @@ fail together open the breaker once, and a late success does not close it.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, Protocol
 
 from cachetools import LRUCache
 
@@ -37,8 +37,43 @@ State = Literal["closed", "open", "half_open"]
 Verdict = Literal["success", "failure", "none"]
 
 
+class Breaker(Protocol):
+    """The breaker of one base URL and model."""
+
+    def admit(self) -> int:
+        """Let a call through, and return the epoch to report with.
+
+        Raises ``CircuitOpen`` with the seconds that are left.
+        """
+        ...
+
+    def recheck(self, epoch: int) -> None:
+        """Raise ``CircuitOpen`` if the breaker has opened since a call was admitted."""
+        ...
+
+    def answering(self, epoch: int) -> None:
+        """Tell that an answer begins to arrive: all that a probe has to find out."""
+        ...
+
+    def report(self, epoch: int, verdict: Verdict) -> None:
+        """Tell how a call that was admitted in ``epoch`` has ended."""
+        ...
+
+
+class Breakers(Protocol):
+    """The breakers by base URL and model."""
+
+    def get(self, base_url: str, model: str) -> Breaker:
+        """The one breaker of that base URL and model."""
+        ...
+
+    def states(self, base_url: str) -> dict[str, State]:
+        """The state of each model's breaker at a base URL, as far as it is known."""
+        ...
+
+
 class CircuitBreaker:
-    """The breaker of one base URL and model. Safe for concurrent use."""
+    """A breaker in its process's memory. Safe for concurrent use."""
 
     def __init__(
         self,
@@ -79,7 +114,7 @@ class CircuitBreaker:
                 self._probing = True
                 return self._epoch
             left = max(0.0, self._left())
-        raise self._refusal(left)
+        raise circuit_open(self._threshold, left)
 
     def recheck(self, epoch: int) -> None:
         """Raise ``CircuitOpen`` if the breaker has opened since a call was admitted."""
@@ -87,15 +122,7 @@ class CircuitBreaker:
             if epoch == self._epoch or self._state == "closed":
                 return
             left = max(0.0, self._left())
-        raise self._refusal(left)
-
-    def _refusal(self, left: float) -> CircuitOpen:
-        when = f"it is tried again in {span(left)}" if left else "a first call is trying it now"
-        return CircuitOpen(
-            f"The gateway failed {self._threshold} times in a row for this model, so it is not"
-            f" called for a while; {when}.",
-            retry_after_s=left,
-        )
+        raise circuit_open(self._threshold, left)
 
     def answering(self, epoch: int) -> None:
         """Tell that an answer begins to arrive: all that a probe has to find out.
@@ -139,7 +166,17 @@ class CircuitBreaker:
         self._probing = False
 
 
-class Breakers:
+def circuit_open(failures: int, left_s: float) -> CircuitOpen:
+    """The refusal of a breaker that is tried again in ``left_s`` seconds; 0 = it is being tried."""
+    when = f"it is tried again in {span(left_s)}" if left_s else "a first call is trying it now"
+    return CircuitOpen(
+        f"The gateway failed {failures} times in a row for this model, so it is not called for a"
+        f" while; {when}.",
+        retry_after_s=left_s,
+    )
+
+
+class OwnBreakers:
     """The breakers of one process, by base URL and model, made on demand.
 
     Bounded, because model ids may come from a variable: the one that was unused for longest goes.
@@ -169,7 +206,7 @@ class Breakers:
 class BreakerLayer:
     """Asks the model's breaker before the request goes on, and tells it how the request ended."""
 
-    def __init__(self, breaker_of: Callable[[str], CircuitBreaker]) -> None:
+    def __init__(self, breaker_of: Callable[[str], Breaker]) -> None:
         self._breaker_of = breaker_of
 
     def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:
@@ -201,7 +238,7 @@ class BreakerLayer:
 class BreakerRecheck:
     """Stops a call that waited for its turn while the breaker opened."""
 
-    def __init__(self, breaker_of: Callable[[str], CircuitBreaker]) -> None:
+    def __init__(self, breaker_of: Callable[[str], Breaker]) -> None:
         self._breaker_of = breaker_of
 
     def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:

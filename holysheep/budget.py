@@ -166,6 +166,17 @@ class Budget:
         more = max(each_usd, min(wanted_usd + exact_usd(ahead), room))
         self._claimed[utc_day(self._clock)] = self.in_use + more
 
+    def granted(self, most_usd: Decimal) -> None:
+        """A claim was granted, or a part of it: what this process may have spent today at most."""
+        self._claimed[utc_day(self._clock)] = most_usd
+
+    def of_today(self, limits: Limits) -> tuple[Decimal | None, Decimal | None]:
+        """What the daily limit, and the monthly one after the days before, leave for today."""
+        daily, monthly = self.periods(limits)
+        if monthly.limit is None:
+            return daily.limit, None
+        return daily.limit, monthly.limit - (monthly.spent - daily.spent)
+
     def learn(
         self,
         limits: Limits,
@@ -179,10 +190,14 @@ class Budget:
         today = utc_day(self._clock)
         self._others = {today: others}
         if earlier is not None:
-            self._earlier = earlier
+            self.learn_month(earlier)
         beyond = self.most(today) - self.in_use - self._room(limits)
         if beyond > 0:
             self._claimed[today] = self.most(today) - beyond
+
+    def learn_month(self, earlier: dict[date, Decimal]) -> None:
+        """Take in what was spent on the month's earlier days."""
+        self._earlier = earlier
 
     def release(self) -> None:
         """Give back what is claimed and not in use; forget what no period needs any more."""

@@ -136,9 +136,9 @@ class MemoryCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def shelf(self, owner: str) -> AnswerCache:
+    def shelf(self, owner: str) -> "Shelf":
         """The view of one credential, which cannot reach any other's entries."""
-        return _Shelf(self, owner, self._clock)
+        return Shelf(self, owner, self._clock)
 
     def forget(self, owner: str) -> None:
         """Drop all entries of one credential."""
@@ -181,30 +181,44 @@ class MemoryCache:
         self._entries.pop((owner, key), None)
 
 
-class _Shelf:
+class Shelf:
+    """The answers of one credential in its process's memory."""
+
     def __init__(self, cache: MemoryCache, owner: str, clock: Clock) -> None:
         self._cache = cache
         self._owner = owner
         self._clock = clock
 
     def get(self, key: bytes) -> Completion | None:
+        """The answer of ``key``, expired or not."""
         entry = self._cache.get(self._owner, key)
         return None if entry is None else entry.completion
 
+    def put(self, key: bytes, completion: Completion, ttl_s: float) -> None:
+        """Keep an answer, if it fits at all."""
+        self._cache.put(self._owner, key, completion, ttl_s)
+
     def lead(self, wanted: Wanted) -> Found | Lead:
+        """A fresh answer, or the lead.
+
+        Callers of one process share what is under way in ``singleflight``, so each may have it.
+        """
         entry = self._cache.get(self._owner, wanted.key) if wanted.reads else None
         if entry is not None:
             # Not older than its writer allowed, nor than this reader wants.
             age_s = self._clock.monotonic() - entry.stored_s
             if age_s < min(entry.ttl_s, wanted.ttl_s):
                 return Found(entry.completion, "hit")
-        return self
+        return _ShelfLead(self)
 
-    # Callers of one process share answers that are under way in ``singleflight``, so each may lead.
+
+@dataclass(frozen=True, slots=True)
+class _ShelfLead:
+    shelf: Shelf
 
     def land(self, key: bytes | None, completion: Completion, ttl_s: float) -> None:
         if key is not None:
-            self._cache.put(self._owner, key, completion, ttl_s)
+            self.shelf.put(key, completion, ttl_s)
 
     def fail(self, error: HolySheepError) -> None:
         pass

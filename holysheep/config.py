@@ -170,6 +170,28 @@ MIN_TOKEN_LENGTH = 16
 WRONG_TOKEN_PAUSE_S = 0.5
 MAX_WRONG_TOKENS = 20
 
+# State shared in Redis. What a call waits for one answer of it before it goes on without, and
+# how many it may be asking at a time in one process.
+REDIS_TIMEOUT_S = 0.25
+REDIS_CONNECTIONS = 32
+# While it is away: how long until it is tried again, doubled up to the longest.
+REDIS_PAUSE_S = 0.25
+REDIS_PAUSE_MAX_S = 2.0
+# How often a subscription that hears nothing is asked whether it is alive.
+REDIS_HEAR_S = 2.0
+# Who holds a lease says so each third of it; when he is gone, others go on after its end.
+LEASE_S = 3.0
+# How long what a call came to waits for those who follow it.
+LANDED_S = 10.0
+# How long an expired answer is kept for those who want a stale one rather than an error.
+REDIS_STALE_S = 3600.0
+# Larger answers are not stored.
+REDIS_MAX_VALUE_BYTES = 1024 * 1024
+# Without news of a breaker, what is known of it holds so long.
+BREAKER_KNOWN_S = 0.5
+# What was spent on a day is needed until its month is over.
+REDIS_SPEND_S = 40 * 86_400.0
+
 # Streaming to the host: each message costs it time, so a fast stream is sent in pieces.
 STREAM_PIECE_S = 0.05
 # No single host message above this many characters of text (the daemon cuts lines at 5 MB).

@@ -25,6 +25,8 @@ from holysheep.archive import Archive, DayDoc
 from holysheep.budget import Budget, Limits, Period
 from holysheep.ports import Clock, Spawn, give_way, utc_day
 from holysheep.relay import Relay
+from holysheep.shared.link import Away
+from holysheep.shared.spending import SharedSpending
 from holysheep.store import NotOpen, Store, StoreError
 from holysheep.tally import Dimensions, Figures, Tally
 from holysheep.types import Purse
@@ -82,6 +84,10 @@ class _Account:
     claims: int = 0
     is_claiming: bool = False
     has_failed: bool = False
+    spending: SharedSpending | None = None
+    record: str = ""
+    told: tuple[date, Decimal, Decimal] | None = None
+    is_telling: bool = False
     learned_s: float = float("-inf")
     month_read_s: float = float("-inf")
     month_read_on: date | None = None
@@ -195,8 +201,10 @@ class Ledger:
     def settle(self, credential: str, held_usd: Decimal, spent_usd: Decimal) -> None:
         """Replace what was held by what was spent."""
         with self._changed:
-            self._account(credential).budget.settle(held_usd, spent_usd)
+            account = self._account(credential)
+            account.budget.settle(held_usd, spent_usd)
             self._book().version += 1
+            self._tell_soon(account)
 
     def hold(
         self,
@@ -205,17 +213,20 @@ class Ledger:
         worst_usd: Decimal,
         *,
         alone: bool,
+        spending: SharedSpending | None = None,
         until_s: float = float("inf"),
     ) -> None:
         """Set ``worst_usd`` aside. Raises ``BudgetExceeded`` if a limit has no room for it.
 
-        ``alone`` says that no other process spends from the budget. ``until_s`` (monotonic) is when
-        the call must have ended: it waits half of its time at most for the storage to say what
-        others have spent, and then goes by what is known.
+        ``alone`` says that nothing is stored; ``spending`` is what processes share all the same.
+        ``until_s`` (monotonic) is when the call must have ended: it waits half of its time at most
+        for the storage to say what others have spent, and then goes by what is known.
         """
         with self._changed:
             account = self._account(credential)
-            if alone or self._may_hold(account, limits, worst_usd):
+            account.spending = spending
+            is_alone = alone and (spending is None or not spending.is_up)
+            if is_alone or self._may_hold(account, limits, worst_usd):
                 account.budget.hold(limits, worst_usd)
                 return
             account.wanted_usd += worst_usd
@@ -443,7 +454,7 @@ class Ledger:
 
     def _may_hold(self, account: _Account, limits: Limits, worst_usd: Decimal) -> bool:
         """Whether a call need not claim anything first; the caller holds the lock."""
-        if self._is_paused:
+        if self._is_paused and (account.spending is None or not account.spending.is_up):
             return True
         knows_month = limits.monthly is None or account.month_read_on == self._today()
         return knows_month and account.budget.covers(worst_usd)
@@ -454,6 +465,11 @@ class Ledger:
         """Claim what calls are waiting for, and read what others have claimed."""
         has_failed = True
         try:
+            if account.spending is not None:
+                with suppress(Away):
+                    self._claim_shared(account, account.spending, credential, limits, worst_usd)
+                    has_failed = False
+                    return
             with self._turn():
                 with self._changed:
                     self._release()
@@ -471,6 +487,112 @@ class Ledger:
                 account.claims += 1
                 self._changed.notify_all()
 
+    def _claim_shared(
+        self,
+        account: _Account,
+        spending: SharedSpending,
+        credential: str,
+        limits: Limits,
+        worst_usd: Decimal,
+    ) -> None:
+        """Claim what calls are waiting for from what all processes share. Raises ``Away``."""
+        today = self._today()
+        budget = account.budget
+        earlier: dict[date, Decimal] | None = None
+        with self._changed:
+            reads_month = limits.monthly is not None and self._must_read_month(account, today)
+        if reads_month:
+            earlier = self._spent_earlier_by_all(spending, credential, today)
+        with self._changed:
+            if earlier is not None:
+                budget.learn_month(earlier)
+                account.month_read_s = self._clock.monotonic()
+                account.month_read_on = today
+            budget.claim(limits, account.wanted_usd, worst_usd)
+            in_use, wanted = budget.in_use, budget.most(today)
+            spent, of_today = budget.spent(today), budget.of_today(limits)
+        for _ in range(2):
+            claim = spending.claim(
+                today,
+                self._process,
+                spent=spent,
+                in_use=in_use,
+                needed=in_use + worst_usd,
+                wanted=wanted,
+                limits=of_today,
+            )
+            if claim.record == account.record:
+                break
+            # A new day, or Redis has lost all: what the workspace's storage knows is said again.
+            spending.tell(today, self._known_of_others(credential, today))
+            account.record = claim.record
+        with self._changed:
+            account.learned_s = self._clock.monotonic()
+            budget.granted(claim.granted)
+            budget.learn(limits, (claim.spent, claim.claimed))
+            account.told = (today, spent, claim.granted)
+            self._book().version += 1
+            self._tell_soon(account)
+
+    def _known_of_others(self, credential: str, today: date) -> list[tuple[str, Decimal, Decimal]]:
+        """What the storage knows of a budget, by process; nothing where it does not answer."""
+        if not self._is_stored:
+            return []
+        try:
+            found = archive.read_claims(self._relay, today, self._process, credential, self._each)
+        except StoreError:
+            return []
+        return [(name, spent, most) for name, (spent, most) in found.items()]
+
+    def _spent_earlier_by_all(
+        self, spending: SharedSpending, credential: str, today: date
+    ) -> dict[date, Decimal]:
+        """What was spent on the days of this month before today, whoever knows more of it."""
+        days = [today.replace(day=number) for number in range(1, today.day)]
+        stored: dict[date, Decimal] = {}
+        if self._is_stored:
+            with suppress(StoreError):
+                stored, _ = self._spent_earlier(credential, today)
+        return {day: max(spending.spent(day), stored.get(day, Decimal(0))) for day in days}
+
+    def _tell_soon(self, account: _Account) -> None:
+        """Have others hear what is spent and not claimed any more; the caller holds the lock."""
+        if account.spending is not None and not account.is_telling:
+            account.is_telling = True
+            self._spawn(partial(self._tell_regularly, account))
+
+    def _tell_regularly(self, account: _Account) -> None:
+        """Say it about once a second, until there is nothing new to say."""
+        while True:
+            self._clock.sleep(config.LEDGER_WRITE_S)
+            with self._changed:
+                today, budget = self._today(), account.budget
+                if not account.wanted_usd:
+                    self._release()
+                now = (today, budget.spent(today), budget.most(today))
+                spending = account.spending
+                if spending is None or (account.told == now and not budget.is_held):
+                    account.is_telling = False
+                    return
+                if account.told == now or not spending.is_up:
+                    # Kept until Redis is there again: it is a sum, so it may be said at any time.
+                    continue
+            _, spent, most = now
+            with suppress(Away):
+                spending.claim(
+                    today, self._process, spent=spent, in_use=most, needed=most, wanted=most
+                )
+                account.told = now
+
+    def _must_read_month(self, account: _Account, today: date) -> bool:
+        """Whether what was spent on the month's earlier days is to be read again.
+
+        What others spent yesterday was today's until now. The caller holds the lock.
+        """
+        is_old = self._clock.monotonic() >= account.month_read_s + config.LEDGER_MONTH_S
+        is_early = self._clock.wall() % 86_400 < config.LEDGER_CLOCKS_S
+        return is_old or is_early or account.month_read_on != today
+
     def _learn(self, credential: str, limits: Limits, *, with_month: bool) -> None:
         """Read what others have claimed of a budget, and the month's earlier days once in a while.
 
@@ -479,10 +601,7 @@ class Ledger:
         with self._changed:
             account = self._account(credential)
             today = self._today()
-            is_old = self._clock.monotonic() >= account.month_read_s + config.LEDGER_MONTH_S
-            is_early = self._clock.wall() % 86_400 < config.LEDGER_CLOCKS_S
-            # What others spent yesterday was today's until now.
-            reads_month = with_month and (is_old or is_early or account.month_read_on != today)
+            reads_month = with_month and self._must_read_month(account, today)
         others, is_found = archive.read_budgets(self._relay, today, self._process, self._each)
         if not is_found and today in self._books:
             # Somebody who was slow has undone it, and does not see what is claimed here.
@@ -673,9 +792,11 @@ class Invocation:
         dimensions = dimensions._replace(node=self._node, app=self._app)
         self.ledger.add(dimensions, figures, lasts=self._lasts)
 
-    def purse(self, credential: str, limits: Limits) -> Purse:
-        """What a call of this invocation spends from."""
-        return _Purse(self.ledger, credential, limits, alone=self._store is None)
+    def purse(
+        self, credential: str, limits: Limits, spending: SharedSpending | None = None
+    ) -> Purse:
+        """What a call of this invocation spends from; ``spending`` is what all processes share."""
+        return _Purse(self.ledger, credential, limits, spending, alone=self._store is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -683,10 +804,18 @@ class _Purse:
     ledger: Ledger
     credential: str
     limits: Limits
+    spending: SharedSpending | None
     alone: bool
 
     def hold(self, worst_usd: Decimal, until_s: float = float("inf")) -> None:
-        self.ledger.hold(self.credential, self.limits, worst_usd, alone=self.alone, until_s=until_s)
+        self.ledger.hold(
+            self.credential,
+            self.limits,
+            worst_usd,
+            alone=self.alone,
+            spending=self.spending,
+            until_s=until_s,
+        )
 
     def settle(self, held_usd: Decimal, spent_usd: Decimal) -> None:
         self.ledger.settle(self.credential, held_usd, spent_usd)

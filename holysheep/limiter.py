@@ -13,6 +13,8 @@ of that model: the limit that it escapes from is usually the first model's.
 
 import math
 from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
 
 from holysheep import config
 from holysheep.bucket import TokenBucket
@@ -22,8 +24,60 @@ from holysheep.ports import Clock, Condition
 from holysheep.wording import span
 
 
+class Place(Protocol):
+    """A place that was taken. ``end`` or ``cancel`` must be called once."""
+
+    def accepted(self) -> None:
+        """Upstream has begun to answer: it did not refuse this call for its limits."""
+        ...
+
+    def refused(self, seconds: float | None) -> None:
+        """Upstream has answered 429, and asked to wait so long where it named a time."""
+        ...
+
+    def end(self, tokens_used: float | None) -> None:
+        """Settle the estimate with ``tokens_used``; ``None`` leaves the estimate standing."""
+        ...
+
+    def cancel(self) -> None:
+        """Give everything back: nothing was sent."""
+        ...
+
+
+class Limiter(Protocol):
+    """The limits of one credential."""
+
+    @property
+    def limits_tokens(self) -> bool:
+        """Whether a token estimate is needed at all."""
+        ...
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether forgetting this limiter would lose nothing."""
+        ...
+
+    def resize(self, requests_per_minute: float, tokens_per_minute: float) -> None:
+        """Change the limits."""
+        ...
+
+    def reserve(
+        self, model: str, tokens: float, *, deadline_s: float, is_fallback: bool = False
+    ) -> Place:
+        """Take one request and ``tokens``, waiting for the turn until ``deadline_s`` at most.
+
+        Raises ``LimiterTimeout`` if the credential's own limits leave no room in time, and
+        ``LimitBeyondDeadline`` if upstream has asked to wait longer; nothing is taken then.
+        """
+        ...
+
+    def is_paused(self, model: str, *, is_fallback: bool = False) -> bool:
+        """Whether upstream has asked the calls to ``model`` to wait, at this moment."""
+        ...
+
+
 class RateLimiter:
-    """The limits of one credential. A rate of 0 means no limit."""
+    """The limits of one credential in one process. A rate of 0 means no limit."""
 
     def __init__(
         self, requests_per_minute: float, tokens_per_minute: float, *, clock: Clock
@@ -41,6 +95,14 @@ class RateLimiter:
     def limits_tokens(self) -> bool:
         """Whether a token estimate is needed at all."""
         return self._tokens is not None
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Requests and tokens per minute; 0 = no limit."""
+        return (
+            self._requests.rate if self._requests else 0.0,
+            self._tokens.rate if self._tokens else 0.0,
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -160,13 +222,15 @@ class RateLimiter:
             self._tokens.wait_time(waiter.tokens) if self._tokens else 0.0,
         )
 
-    def _take(self, waiter: "_Waiter") -> "Reservation":
+    def _take(self, waiter: "_Waiter", gates: Sequence[Gate] | None = None) -> "Reservation":
+        """Take a place, passing the gates: all that hold ``waiter`` back, or those given."""
         if self._requests:
             self._requests.settle(-1.0)
         if self._tokens:
             self._tokens.settle(-waiter.tokens)
         now = self._clock.monotonic()
-        passed = [(gate, gate.enter(now)) for gate in self._gates_of(waiter)]
+        gates = self._gates_of(waiter) if gates is None else gates
+        passed = [(gate, gate.enter(now)) for gate in gates]
         return Reservation(self, waiter, now, passed)
 
     def _poke_next(self) -> None:
@@ -198,31 +262,17 @@ class RateLimiter:
 
     def _refusal(self, waiter: "_Waiter", delay: float) -> LimiterTimeout | LimitBeyondDeadline:
         now = self._clock.monotonic()
-        held = self._gate_delay(waiter, now)
         paused = self._pause_left(waiter, now)
         if paused > 0:
-            return LimitBeyondDeadline(
-                f"Rate limit of the gateway: it resets in {span(paused)}, after the deadline of"
-                " this call. Try again then, or raise timeout_s.",
-                status=429,
-                retry_after_s=paused,
-            )
-        if held > 0:
-            return LimiterTimeout(
-                "Rate limit of the gateway: calls are let through one after the other since it was"
-                " reached, and this call's deadline is over. Try again, or raise timeout_s."
-            )
-        rates = [
-            f"{bucket.rate:g} {what} per minute"
-            for bucket, what in ((self._requests, "requests"), (self._tokens, "tokens"))
-            if bucket
-        ]
-        free = f"the next place is free in {span(delay)}" if math.isfinite(delay) else "others wait"
-        return LimiterTimeout(
-            f"The limit of {' and '.join(rates)} of this credential leaves no room before the"
-            f" deadline: {free}. Raise timeout_s, or the limit in the credential.",
-            retry_after_s=delay if math.isfinite(delay) else None,
-        )
+            return beyond_deadline(paused)
+        if self._gate_delay(waiter, now) > 0:
+            return held_to_the_end()
+        return no_room(*self.rates, delay)
+
+    def take(self, model: str, tokens: float) -> "Reservation":
+        """Take a place that another limiter has granted, whether there is one or not."""
+        with self._lock:
+            return self._take(_Waiter(model, tokens, is_fallback=False), gates=())
 
     def _leave_gates(
         self, passed: list[tuple[Gate, Passage]], model: str, *, answered: bool
@@ -246,8 +296,39 @@ class RateLimiter:
                 self._poke_next()
 
 
+def beyond_deadline(pause_s: float) -> LimitBeyondDeadline:
+    """Upstream asks to wait longer than the caller can."""
+    return LimitBeyondDeadline(
+        f"Rate limit of the gateway: it resets in {span(pause_s)}, after the deadline of this call."
+        " Try again then, or raise timeout_s.",
+        status=429,
+        retry_after_s=pause_s,
+    )
+
+
+def held_to_the_end() -> LimiterTimeout:
+    """The pause is over, and the deadline came while calls were let through step by step."""
+    return LimiterTimeout(
+        "Rate limit of the gateway: calls are let through one after the other since it was"
+        " reached, and this call's deadline is over. Try again, or raise timeout_s."
+    )
+
+
+def no_room(requests_per_minute: float, tokens_per_minute: float, delay_s: float) -> LimiterTimeout:
+    """The credential's own limits leave no room; infinity = others are before this caller."""
+    named = ((requests_per_minute, "requests"), (tokens_per_minute, "tokens"))
+    rates = [f"{rate:g} {what} per minute" for rate, what in named if rate > 0]
+    is_known = math.isfinite(delay_s)
+    free = f"the next place is free in {span(delay_s)}" if is_known else "others wait"
+    return LimiterTimeout(
+        f"The limit of {' and '.join(rates)} of this credential leaves no room before the"
+        f" deadline: {free}. Raise timeout_s, or the limit in the credential.",
+        retry_after_s=delay_s if is_known else None,
+    )
+
+
 class Reservation:
-    """A place that was taken. ``end`` must be called once."""
+    """A place in a ``RateLimiter``."""
 
     def __init__(
         self,
@@ -264,6 +345,10 @@ class Reservation:
     def accepted(self) -> None:
         """Upstream has begun to answer: it did not refuse this call for its limits."""
         self._leave(answered=True)
+
+    def refused(self, seconds: float | None) -> None:
+        """Upstream has answered 429, and asked to wait so long where it named a time."""
+        self._limiter.pause(self._waiter.model, seconds, admitted_s=self.admitted_s)
 
     def end(self, tokens_used: float | None) -> None:
         """Settle the estimate with ``tokens_used``; ``None`` leaves the estimate standing."""

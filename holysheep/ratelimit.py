@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from holysheep.errors import RateLimited, RefusedLocally
-from holysheep.limiter import RateLimiter, Reservation
+from holysheep.limiter import Limiter, Place
 from holysheep.ports import Clock
 from holysheep.streams import begun
 from holysheep.tokens import estimate_call_tokens
@@ -13,7 +13,7 @@ from holysheep.types import Call, Completed, Event, Handler
 class RateLimitLayer:
     """Takes a place in the limiter before the request goes on, and settles it afterwards."""
 
-    def __init__(self, limiter: RateLimiter, clock: Clock) -> None:
+    def __init__(self, limiter: Limiter, clock: Clock) -> None:
         self._limiter = limiter
         self._clock = clock
 
@@ -29,14 +29,14 @@ class RateLimitLayer:
                     tokens_used = event.completion.usage.total_tokens
                 yield event
         except RateLimited as error:
-            self._pause(call, error, reservation)
+            reservation.refused(error.retry_after_s)
             raise
         finally:
             reservation.end(tokens_used)
 
     def _admitted(
         self, call: Call, proceed: Handler, estimate: float
-    ) -> tuple[Reservation, Iterator[Event]]:
+    ) -> tuple[Place, Iterator[Event]]:
         """Wait for the turn and begin; again, where a pause came while waiting for a slot."""
         trace = call.trace
         while True:
@@ -58,23 +58,18 @@ class RateLimitLayer:
                 reservation.cancel()
                 raise
             except RateLimited as error:
-                self._pause(call, error, reservation)
+                reservation.refused(error.retry_after_s)
                 reservation.end(0)
                 raise
             except BaseException:
                 reservation.end(None)
                 raise
 
-    def _pause(self, call: Call, error: RateLimited, reservation: Reservation) -> None:
-        self._limiter.pause(
-            call.request.model, error.retry_after_s, admitted_s=reservation.admitted_s
-        )
-
 
 class PauseRecheck:
     """Sends a call back to the queue if a pause began while it waited for a slot."""
 
-    def __init__(self, limiter: RateLimiter) -> None:
+    def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
 
     def __call__(self, call: Call, proceed: Handler) -> Iterator[Event]:

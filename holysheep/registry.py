@@ -9,7 +9,7 @@ from collections import OrderedDict
 from functools import cache
 
 from holysheep import config
-from holysheep.breaker import Breakers
+from holysheep.breaker import OwnBreakers
 from holysheep.cache import MemoryCache
 from holysheep.engine import CredentialState, Engine
 from holysheep.ledger import Ledgers
@@ -33,7 +33,7 @@ class Registry:
         self._lock = self.clock.lock()
         self._kept: OrderedDict[str, tuple[CredentialState, Engine]] = OrderedDict()
         self.cache = MemoryCache(self.clock)
-        self.breakers = Breakers(self.clock)
+        self.breakers = OwnBreakers(self.clock)
         self.ledgers = Ledgers(self.clock)
 
     def __len__(self) -> int:

@@ -5,15 +5,13 @@ same; it may be slow, full, or away. A value may come back as it was some minute
 """
 
 import json
-import zlib
 from typing import Any, Protocol
 
+from holysheep.packing import compressed, decompressed
 from holysheep.types import JsonObject
 
 MAX_VALUE_BYTES = 2_000_000
 """What the host takes: hexadecimal, in one line of 5 MB at most."""
-_MAX_UNPACKED_BYTES = 64 * 1024 * 1024
-_COMPRESSED_FROM_BYTES = 2000
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -47,10 +45,7 @@ class Store(Protocol):
 
 def pack(value: JsonObject) -> bytes:
     """A JSON object as bytes to be stored. Raises ``StoreError`` if it is too large."""
-    packed = _ENCODER.encode(value).encode()
-    # To compress a little takes as long as to compress a lot: the memory for it is cleared first.
-    if len(packed) > _COMPRESSED_FROM_BYTES:
-        packed = zlib.compress(packed)
+    packed = compressed(_ENCODER.encode(value).encode(), level=6)
     if len(packed) > MAX_VALUE_BYTES:
         raise StoreError(f"a value of {len(packed):,} bytes is too large")
     return packed
@@ -59,20 +54,9 @@ def pack(value: JsonObject) -> bytes:
 def unpack(packed: bytes) -> JsonObject:
     """What ``pack`` was given. Raises ``ValueError`` for anything else."""
     try:
-        value: Any = json.loads(packed if packed.startswith(b"{") else _decompressed(packed))
+        value: Any = json.loads(decompressed(packed))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("it is no object")
     return value
-
-
-def _decompressed(packed: bytes) -> bytes:
-    reader = zlib.decompressobj()
-    try:
-        text = reader.decompress(packed, _MAX_UNPACKED_BYTES)
-    except zlib.error as error:
-        raise ValueError(f"it is not compressed ({error})") from None
-    if not reader.eof:
-        raise ValueError("it is cut off, or too large")
-    return text

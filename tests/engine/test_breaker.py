@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from holysheep.breaker import BreakerLayer, BreakerRecheck, Breakers, CircuitBreaker, Verdict
+from holysheep.breaker import BreakerLayer, BreakerRecheck, OwnBreakers, CircuitBreaker, Verdict
 from holysheep.engine import stack
 from holysheep.errors import (
     AuthError,
@@ -400,7 +400,7 @@ def test_the_probe_passes_the_second_look() -> None:
 
 
 def test_each_base_url_and_model_has_one_breaker() -> None:
-    breakers = Breakers(FakeClock())
+    breakers = OwnBreakers(FakeClock())
     first = breakers.get("https://one/v1", "a")
     assert breakers.get("https://one/v1", "a") is first
     assert breakers.get("https://one/v1", "b") is not first
@@ -408,7 +408,7 @@ def test_each_base_url_and_model_has_one_breaker() -> None:
 
 
 def test_the_longest_unused_breaker_is_forgotten() -> None:
-    breakers = Breakers(FakeClock(), limit=2)
+    breakers = OwnBreakers(FakeClock(), limit=2)
     first = breakers.get("u", "a")
     second = breakers.get("u", "b")
     assert breakers.get("u", "a") is first
@@ -418,5 +418,5 @@ def test_the_longest_unused_breaker_is_forgotten() -> None:
 
 
 def test_threads_that_ask_for_a_new_breaker_get_the_same_one() -> None:
-    breakers = Breakers(StandingClock())
+    breakers = OwnBreakers(StandingClock())
     assert len({id(breaker) for breaker in in_threads(50, lambda _: breakers.get("u", "a"))}) == 1

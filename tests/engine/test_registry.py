@@ -8,7 +8,7 @@ import pytest
 
 from devtools.upstream import Upstream
 from devtools.upstream import behaviours as do
-from holysheep.breaker import Breakers
+from holysheep.breaker import OwnBreakers
 from holysheep.cache import MemoryCache, identity_of, key_of
 from holysheep.engine import CredentialState
 from holysheep.errors import BudgetExceeded
@@ -158,7 +158,7 @@ def state() -> CredentialState:
     state = CredentialState(
         settings,
         answers=MemoryCache(clock).shelf(settings.fingerprint),
-        breakers=Breakers(clock),
+        breakers=OwnBreakers(clock),
         clock=clock,
     )
     assert state.is_idle

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from holysheep.breaker import Breakers
+from holysheep.breaker import OwnBreakers
 from holysheep.cache import MemoryCache
 from holysheep.engine import Answer, CredentialState, Engine
 from holysheep.ledger import Invocation, Ledger
@@ -25,7 +25,7 @@ class World:
         self.time = VirtualTime(seed)
         self.gateway = ScriptedGateway(self.time, respond)
         self.cache = MemoryCache(self.time)
-        self.breakers = Breakers(self.time)
+        self.breakers = OwnBreakers(self.time)
         self._rng = random.Random(seed).random
         self.engine = self.credential(**fields)
 

@@ -1,0 +1,348 @@
+"""The way to one Redis, which may be away at any time.
+
+*Up.* Scripts run with a time limit. What nobody waits for (``later``) runs one after the other
+behind the calls.
+
+*Away.* The first failure of any kind (no answer in time, out of memory, a replica that refuses
+writes) shuts the link for the whole process: from then on everybody hears ``Away`` at once and goes
+on by himself, while one thread tries, with growing pauses, until a write succeeds again.
+
+*News.* One subscription a process hears what others have changed, so that nobody asks again and
+again. A message that is lost does no harm: each wait has an end, after which Redis itself is asked.
+"""
+
+import logging
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from holysheep import config
+from holysheep.fair import FairSemaphore
+from holysheep.ports import Clock, Rng, Spawn
+from holysheep.shared.scripts import PREFIX, Script, script
+
+_log = logging.getLogger(__name__)
+_MOST_WAITING = 10_000
+
+
+class Away(Exception):
+    """Redis cannot be used now; go on without."""
+
+
+class ServerError(Exception):
+    """Redis did not do what was asked. ``str`` is safe to show."""
+
+
+class Server(Protocol):
+    """A client of one Redis."""
+
+    def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """What the script returns. Raises ``ServerError``, after one time limit at most."""
+        ...
+
+    def hear(self, tell: Callable[[bytes], None], may_go_on: Callable[[], bool]) -> None:
+        """Call ``tell`` with ``b""`` when subscribed, then with each message.
+
+        Raises ``ServerError`` when the subscription is lost; returns when it ``may_go_on`` no more.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close all connections; the next use opens new ones."""
+        ...
+
+
+Hearer = Callable[[bytes], None]
+"""Is called with what a message says, and with nothing when messages may have been missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[Any]
+    done: Callable[[], None]
+
+
+class Link:
+    """The way of one process to one Redis. Safe for concurrent use."""
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        clock: Clock,
+        spawn: Spawn,
+        rng: Rng,
+        script_of: Callable[[str], Script] = script,
+    ) -> None:
+        self._server = server
+        self._clock = clock
+        self._spawn = spawn
+        self._rng = rng
+        self._script_of = script_of
+        self._changed = clock.condition()
+        self._slots = FairSemaphore(config.REDIS_CONNECTIONS, clock)
+        self._is_up = True
+        self._is_closed = False
+        self._problem = ""
+        self._losses = 0
+        self._jobs: deque[_Job] = deque()
+        self._is_working = False
+        self._hearing = 0
+        self._subscriptions = 0
+        self._has_hearer = False
+        self._hearers: defaultdict[bytes, list[Hearer]] = defaultdict(list)
+        self._leases: dict[str, str] = {}
+        self._is_keeping = False
+
+    @property
+    def is_up(self) -> bool:
+        """Whether Redis is used at the moment."""
+        return self._is_up
+
+    @property
+    def losses(self) -> int:
+        """How often it has gone away."""
+        return self._losses
+
+    @property
+    def hearing(self) -> int:
+        """The number of the subscription that news come by; 0 while there is none.
+
+        What was learnt under one number is not known any more under another.
+        """
+        return self._hearing
+
+    @property
+    def problem(self) -> str:
+        """Why Redis is not used now, or nothing."""
+        return self._problem
+
+    def run(self, name: str, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
+        """What the script ``name`` returns. Raises ``Away``."""
+        if not self._has_hearer:
+            self._begin_to_hear()
+        until_s = self._clock.monotonic() + config.REDIS_TIMEOUT_S
+        if not self._is_up or not self._slots.acquire(until_s):
+            raise Away(self._problem)
+        try:
+            if not self._is_up:
+                raise Away(self._problem)
+            return self._server.run(self._script_of(name), keys, args)
+        except ServerError as error:
+            self._lose(error)
+            raise Away(str(error)) from error
+        finally:
+            self._slots.release()
+
+    def later(
+        self,
+        name: str,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run a script behind the caller, in the order of such calls; ``done`` is called then.
+
+        Where Redis goes away before, it is not run, and ``done`` is called all the same.
+        """
+        job = _Job(self._script_of(name), keys, args, done)
+        with self._changed:
+            is_taken = self._is_up and len(self._jobs) < _MOST_WAITING
+            if is_taken:
+                self._jobs.append(job)
+            begins = is_taken and not self._is_working
+            self._is_working = self._is_working or begins
+        if not is_taken:
+            done()
+        if begins:
+            self._spawn(self._work)
+
+    def hear(self, topic: bytes, hearer: Hearer) -> None:
+        """Have ``hearer`` called with all news of a topic, until it is ``ignore``d."""
+        with self._changed:
+            self._hearers[topic].append(hearer)
+
+    def ignore(self, topic: bytes, hearer: Hearer) -> None:
+        """End what ``hear`` has begun."""
+        with self._changed:
+            self._hearers[topic].remove(hearer)
+            if not self._hearers[topic]:
+                del self._hearers[topic]
+
+    def watch(self, topic: bytes) -> "Watch":
+        """Waits for news of a topic, as a context manager."""
+        return Watch(self, topic, self._clock)
+
+    def keep_lease(self, key: str, token: str) -> None:
+        """Move the end of a lease on until it is ``drop``ped."""
+        with self._changed:
+            self._leases[key] = token
+            begins = not self._is_keeping
+            self._is_keeping = True
+        if begins:
+            self._spawn(self._keep)
+
+    def drop_lease(self, key: str) -> None:
+        """Let a lease end."""
+        with self._changed:
+            self._leases.pop(key, None)
+
+    def close(self) -> None:
+        """Stop for good, and close all connections."""
+        with self._changed:
+            self._is_closed = True
+            self._is_up = False
+            self._problem = "it was closed"
+            self._changed.notify_all()
+        self._server.close()
+
+    # --- away, and back ---
+
+    def _lose(self, error: ServerError) -> None:
+        with self._changed:
+            if not self._is_up:
+                return
+            self._is_up = False
+            self._losses += 1
+            self._hearing = 0
+            self._problem = f"Redis cannot be used now: {error}."
+            self._leases.clear()
+            jobs, self._jobs = self._jobs, deque()
+        _log.warning("going on without Redis: %s", error)
+        for job in jobs:
+            job.done()
+        self._tell_all()
+        self._spawn(self._come_back)
+
+    def _come_back(self) -> None:
+        pause_s = config.REDIS_PAUSE_S
+        while not self._is_closed:
+            # Not all processes at the same moment.
+            self._clock.sleep(pause_s * (1 + self._rng()) / 2)
+            pause_s = min(2 * pause_s, config.REDIS_PAUSE_MAX_S)
+            try:
+                # What was open may lead to where the master was.
+                self._server.close()
+                self._server.run(self._script_of("check"), [f"{PREFIX}:check"], [])
+            except ServerError as error:
+                self._problem = f"Redis cannot be used now: {error}."
+                continue
+            with self._changed:
+                if self._is_closed:
+                    return
+                self._is_up = True
+                self._problem = ""
+                self._changed.notify_all()
+            _log.warning("Redis is used again")
+            self._tell_all()
+            return
+
+    # --- behind the calls ---
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._jobs:
+                    self._is_working = False
+                    return
+                job = self._jobs.popleft()
+            try:
+                self._server.run(job.script, job.keys, job.args)
+            except ServerError as error:
+                self._lose(error)
+            job.done()
+
+    def _keep(self) -> None:
+        while True:
+            with self._changed:
+                before = dict(self._leases)
+            self._clock.sleep(config.LEASE_S / 3)
+            with self._changed:
+                # Those that were taken in the meantime have time.
+                due = [(key, token) for key, token in before.items() if key in self._leases]
+                if not self._leases:
+                    self._is_keeping = False
+                    return
+            for key, token in due:
+                self.later("renew", [key], [token, config.LEASE_S])
+
+    # --- news ---
+
+    def _begin_to_hear(self) -> None:
+        with self._changed:
+            if self._has_hearer or self._is_closed:
+                return
+            self._has_hearer = True
+        self._spawn(self._hear)
+
+    def _hear(self) -> None:
+        """Hear news as long as the link is up, then wait until it is again."""
+        pause_s = 0.0
+        while True:
+            with self._changed:
+                if pause_s:
+                    self._changed.wait(pause_s)
+                while not self._is_up and not self._is_closed:
+                    self._changed.wait()
+                if self._is_closed:
+                    return
+            try:
+                self._server.hear(self._told, lambda: self._is_up)
+                pause_s = 0.0
+            except ServerError as error:
+                # Scripts may work all the same, so it is they who say whether Redis is away.
+                _log.info("no news from Redis: %s", error)
+                pause_s = config.REDIS_PAUSE_MAX_S
+            with self._changed:
+                self._hearing = 0
+
+    def _told(self, message: bytes) -> None:
+        if not message:
+            with self._changed:
+                self._subscriptions += 1
+                self._hearing = self._subscriptions
+            self._tell_all()
+            return
+        topic, _, payload = message.partition(b" ")
+        with self._changed:
+            hearers = list(self._hearers.get(topic, ()))
+        for hearer in hearers:
+            hearer(payload)
+
+    def _tell_all(self) -> None:
+        with self._changed:
+            hearers = [hearer for hearers in self._hearers.values() for hearer in hearers]
+        for hearer in hearers:
+            hearer(b"")
+
+
+class Watch:
+    """Waits for news of one topic that came since it was made, or since the last wait."""
+
+    def __init__(self, link: Link, topic: bytes, clock: Clock) -> None:
+        self._link = link
+        self._topic = topic
+        self._changed = clock.condition()
+        self._has_news = False
+
+    def __enter__(self) -> Self:
+        self._link.hear(self._topic, self._tell)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._link.ignore(self._topic, self._tell)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for news, ``seconds`` at most."""
+        with self._changed:
+            if not self._has_news:
+                self._changed.wait(seconds)
+            self._has_news = False
+
+    def _tell(self, _: bytes) -> None:
+        with self._changed:
+            self._has_news = True
+            self._changed.notify_all()

@@ -1,0 +1,36 @@
+-- Says what a process has spent of a budget today, and claims what it may spend beyond that.
+-- KEYS: what was spent and claimed today, by process.
+-- ARGV: process, spent, in use, needed, wanted, daily limit or '', what the month's limit leaves
+-- for today or '', seconds to keep it. Amounts in USD; the last three of the process are sums
+-- since the day began, and `in use` is spent plus what is held for calls under way.
+-- Returns {claimed, spent by others, claimed by others, id of this record}.
+local spent, claimed = 0, 0
+local others = redis.call('HGETALL', KEYS[1])
+local id
+for index = 1, #others, 2 do
+  local name, amounts = others[index], others[index + 1]
+  if name == 'id' then
+    id = amounts
+  elseif name ~= ARGV[1] then
+    local theirs, most = string.match(amounts, '(%S+) (%S+)')
+    spent = spent + number(theirs)
+    claimed = claimed + math.max(number(theirs), number(most))
+  end
+end
+if not id then
+  -- A new day, or all was lost: whoever knows more may say so.
+  id = text(now)
+  redis.call('HSET', KEYS[1], 'id', id)
+end
+local claim = number(ARGV[5])
+for index = 6, 7 do
+  if ARGV[index] ~= '' then
+    claim = math.min(claim, number(ARGV[index]) - claimed)
+  end
+end
+if claim < number(ARGV[4]) then
+  claim = number(ARGV[3])
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. string.format('%.12f', claim))
+expire(KEYS[1], number(ARGV[8]))
+return {text(claim), text(spent), text(claimed), id}
