@@ -4,16 +4,16 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from functools import partial
 
-from holysheep.breaker import BreakerLayer, BreakerRecheck, Breakers, State
+from holysheep.backend import Backend
+from holysheep.breaker import BreakerLayer, BreakerRecheck, State
 from holysheep.budget import BudgetLayer, Limits
-from holysheep.cache import AnswerCache, CacheLayer, StaleCover, identity_of
+from holysheep.cache import CacheLayer, StaleCover, identity_of
 from holysheep.concurrency import ConcurrencyLayer
 from holysheep.config import MAX_CONNECTIONS, MIN_KEPT_ALIVE
 from holysheep.errors import HolySheepError
 from holysheep.fair import FairSemaphore
 from holysheep.fallback import FallbackLayer
 from holysheep.ledger import Invocation, Ledger
-from holysheep.limiter import RateLimiter
 from holysheep.pool import PooledTransport
 from holysheep.ports import Clock, Rng, spawn_thread
 from holysheep.pricing import Cost, PriceBook
@@ -22,6 +22,7 @@ from holysheep.ratelimit import PauseRecheck, RateLimitLayer
 from holysheep.result import ChatResult, build_result, empty_result, figures_of, upstream_figures
 from holysheep.retry import RetryLayer
 from holysheep.settings import Settings
+from holysheep.shared.limits import SharedLimiter
 from holysheep.singleflight import Flights, SingleFlightLayer
 from holysheep.structured import StructuredLayer, parse_answer
 from holysheep.tally import CACHED_STATES, Dimensions
@@ -37,6 +38,7 @@ from holysheep.types import (
     Handler,
     Layer,
     Policy,
+    Purse,
     Trace,
 )
 
@@ -50,19 +52,13 @@ class CredentialState:
     ``ledger`` counts the calls that belong to no workspace.
     """
 
-    def __init__(
-        self, settings: Settings, *, answers: AnswerCache, breakers: Breakers, clock: Clock
-    ) -> None:
+    def __init__(self, settings: Settings, *, backend: Backend, clock: Clock) -> None:
+        self.backend = backend
         self.pool = PooledTransport(settings.base_url, clock=clock, **_connections(settings))
-        self.limiter = RateLimiter(
-            settings.requests_per_minute, settings.tokens_per_minute, clock=clock
-        )
         self.slots = FairSemaphore(settings.max_concurrency, clock)
         self.ledger = Ledger(clock, spawn_thread)
         self.flights = Flights(clock)
         self.quirks = Quirks(clock)
-        self.answers = answers
-        self.breakers = breakers
 
     @property
     def is_idle(self) -> bool:
@@ -71,19 +67,25 @@ class CredentialState:
             not self.flights
             and not self.slots.held
             and not self.pool.in_use
-            and self.limiter.is_idle
+            and self.backend.limiter.is_idle
             and self.ledger.is_idle
         )
 
     def resize(self, settings: Settings) -> None:
         """Take on changed limits without losing what was counted."""
         self.pool.resize(**_connections(settings))
-        self.limiter.resize(settings.requests_per_minute, settings.tokens_per_minute)
+        self.backend.limiter.resize(settings.requests_per_minute, settings.tokens_per_minute)
         self.slots.resize(settings.max_concurrency)
 
     def close(self) -> None:
         """Close the idle connections."""
         self.pool.close()
+
+    def forget(self) -> None:
+        """End it: nobody uses this credential any more."""
+        self.close()
+        if isinstance(self.backend.limiter, SharedLimiter):
+            self.backend.limiter.forget()
 
 
 class Engine:
@@ -97,22 +99,25 @@ class Engine:
         self.clock = clock
         self.prices = PriceBook(settings.price_overrides)
         self.limits = Limits.of(settings)
+        self.link = state.backend.link
         self.local = state.ledger.invocation("library")
         self._state = state
+        backend = state.backend
+        breaker_of = partial(backend.breakers.get, settings.base_url)
         self.handler = stack(
             [
-                StaleCover(state.answers),
+                StaleCover(backend.answers),
                 SingleFlightLayer(state.flights, identity_of),
-                CacheLayer(state.answers, clock),
+                CacheLayer(backend.answers, clock),
                 StructuredLayer(),
                 BudgetLayer(self.prices),
                 FallbackLayer(clock),
                 RetryLayer(clock, rng),
-                BreakerLayer(partial(state.breakers.get, settings.base_url)),
-                RateLimitLayer(state.limiter, clock),
+                BreakerLayer(breaker_of),
+                RateLimitLayer(backend.limiter, clock),
                 ConcurrencyLayer(state.slots, clock),
-                PauseRecheck(state.limiter),
-                BreakerRecheck(partial(state.breakers.get, settings.base_url)),
+                PauseRecheck(backend.limiter),
+                BreakerRecheck(breaker_of),
             ],
             self.transport,
         )
@@ -151,9 +156,13 @@ class Engine:
             shows_reasoning=shows_reasoning,
             active_s=active_s,
             queue_s=queue_s,
-            purse=counted_by.purse(self.settings.fingerprint, self.limits) if self.limits else None,
+            purse=self._purse(counted_by) if self.limits else None,
         )
         return Answer(self, call, counted_by)
+
+    def _purse(self, counted_by: Invocation) -> Purse:
+        spending = self._state.backend.spending
+        return counted_by.purse(self.settings.fingerprint, self.limits, spending)
 
     @property
     def in_flight(self) -> int:
@@ -163,7 +172,7 @@ class Engine:
     @property
     def breakers(self) -> dict[str, State]:
         """The state of the breaker of each model that was asked."""
-        return self._state.breakers.states(self.settings.base_url)
+        return self._state.backend.breakers.states(self.settings.base_url)
 
     def cost(self, completion: Completion) -> Decimal | None:
         """What an answer cost in USD; ``None`` where nobody knows."""
@@ -194,6 +203,8 @@ class Answer:
         Raises the errors of ``holysheep.errors``.
         """
         engine, trace = self._engine, self._call.trace
+        link = engine.link
+        losses = link.losses if link is not None and link.is_up else None
         completion: Completion | None = None
         cost = Cost(Decimal(0), "none")
         status = CANCELLED
@@ -216,6 +227,8 @@ class Answer:
             raise
         finally:
             ended_s = engine.clock.monotonic()
+            if link is not None and link.is_up and link.losses == losses:
+                trace.backend = "redis"
             self._count(status, completion, cost, ended_s)
         if completion is None:
             raise TypeError("a call ended without Completed")

@@ -60,7 +60,7 @@ class Meta:
     fallback_from: str | None
     left_out: tuple[str, ...] = ()
     budget_warning: str = ""
-    backend: Literal["local"] = "local"
+    backend: Literal["local", "redis"] = "local"
 
     def to_json(self) -> JsonObject:
         """As a JSON object."""
@@ -245,6 +245,7 @@ def _meta(
         fallback_from=fallback_from,
         left_out=left_out,
         budget_warning=budget_warning,
+        backend=trace.backend,
     )
 
 

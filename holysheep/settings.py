@@ -13,6 +13,7 @@ from holysheep import config
 from holysheep.errors import SettingsError
 from holysheep.pricing import Price, parse_overrides
 from holysheep.reading import MODEL_ID, is_model_id
+from holysheep.shared.address import parse_redis_url
 
 _MAX_NUMBER = 1_000_000_000
 _MIN_NUMBER = Decimal("0.000001")
@@ -32,13 +33,14 @@ FIELDS = (
     "daily_budget_usd",
     "monthly_budget_usd",
     "price_overrides",
+    "redis_url",
 )
 """The fields of a credential."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One credential. Its ``repr`` never shows the key.
+    """One credential. Its ``repr`` never shows the key, nor the password in ``redis_url``.
 
     Limits of 0 mean no limit. Budgets are USD per UTC day and month, ``None`` = none.
     """
@@ -53,6 +55,7 @@ class Settings:
     daily_budget_usd: Decimal | None = None
     monthly_budget_usd: Decimal | None = None
     price_overrides: Mapping[str, Price] = field(default_factory=dict)
+    redis_url: str = field(default="", repr=False)
     fingerprint: str = field(init=False)
     """What tells this credential from others: a hash of base URL and key, 32 hex digits."""
 
@@ -84,6 +87,7 @@ def _parse(values: tuple[str, ...]) -> Settings:
         daily_budget_usd=_budget(raw, "daily_budget_usd"),
         monthly_budget_usd=_budget(raw, "monthly_budget_usd"),
         price_overrides=parse_overrides(_text(raw.get("price_overrides"))),
+        redis_url=_redis_url(raw.get("redis_url")),
     )
 
 
@@ -146,6 +150,13 @@ def _auth_header(value: Any) -> AuthHeader:
             raise SettingsError(
                 f"auth_header must be bearer, x-api-key or both, got {_shown(other)}."
             )
+
+
+def _redis_url(value: Any) -> str:
+    url = _text(value)
+    if url:
+        parse_redis_url(url)
+    return url
 
 
 def _default_model(value: Any) -> str:

@@ -98,6 +98,7 @@ class Trace:
     answer, ``queue_s`` sums the waits for limits, ``upstream_s`` the time on the wire. ``wasted``
     is an answer that upstream has made for this call and its caller has not got: it costs as well.
     ``unsettled`` counts the requests that upstream worked on and that nobody knows the cost of.
+    ``backend`` says whose state it was made with from beginning to end.
     """
 
     started_s: float
@@ -111,6 +112,7 @@ class Trace:
     breaker_epoch: int = 0
     wasted: "Completion | None" = None
     unsettled: int = 0
+    backend: Literal["local", "redis"] = "local"
 
 
 class Purse(Protocol):

@@ -15,6 +15,7 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, Self
 
 from holysheep import config
@@ -93,6 +94,7 @@ class Link:
         self._hearing = 0
         self._subscriptions = 0
         self._has_hearer = False
+        self._rests = 0
         self._hearers: defaultdict[bytes, list[Hearer]] = defaultdict(list)
         self._leases: dict[str, str] = {}
         self._is_keeping = False
@@ -190,6 +192,15 @@ class Link:
         with self._changed:
             self._leases.pop(key, None)
 
+    def rest(self) -> None:
+        """Close all connections; the next use opens new ones."""
+        with self._changed:
+            self._rests += 1
+            self._has_hearer = False
+            self._hearing = 0
+            self._changed.notify_all()
+        self._server.close()
+
     def close(self) -> None:
         """Stop for good, and close all connections."""
         with self._changed:
@@ -276,27 +287,33 @@ class Link:
             if self._has_hearer or self._is_closed:
                 return
             self._has_hearer = True
-        self._spawn(self._hear)
+        self._spawn(partial(self._hear, self._rests))
 
-    def _hear(self) -> None:
+    def _hear(self, rests: int) -> None:
         """Hear news as long as the link is up, then wait until it is again."""
         pause_s = 0.0
+
+        def is_over() -> bool:
+            return self._is_closed or self._rests != rests
+
         while True:
             with self._changed:
                 if pause_s:
                     self._changed.wait(pause_s)
-                while not self._is_up and not self._is_closed:
+                while not self._is_up and not is_over():
                     self._changed.wait()
-                if self._is_closed:
+                if is_over():
                     return
             try:
-                self._server.hear(self._told, lambda: self._is_up)
+                self._server.hear(self._told, lambda: self._is_up and not is_over())
                 pause_s = 0.0
             except ServerError as error:
                 # Scripts may work all the same, so it is they who say whether Redis is away.
                 _log.info("no news from Redis: %s", error)
                 pause_s = config.REDIS_PAUSE_MAX_S
             with self._changed:
+                if is_over():
+                    return
                 self._hearing = 0
 
     def _told(self, message: bytes) -> None:

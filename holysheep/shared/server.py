@@ -1,95 +1,85 @@
-"""One Redis, by redis-py: what its URL means, running scripts, and hearing news.
+"""One Redis, by redis-py: making a client, running scripts, and hearing news.
 
 This is the one module that imports redis-py, and it is imported by credentials with a ``redis_url``
 alone: importing it takes longer than many a call.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
-from redis.connection import parse_url
 from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from holysheep import config
-from holysheep.errors import SettingsError
+from holysheep.shared.address import Address
 from holysheep.shared.link import ServerError
 from holysheep.shared.scripts import NEWS, Script
 
-_PORT = 6379
-_SENTINEL_PORT = 26_379
-_OPTIONS = {
-    "protocol",
-    "ssl_ca_certs",
-    "ssl_ca_path",
-    "ssl_cert_reqs",
-    "ssl_certfile",
-    "ssl_check_hostname",
-    "ssl_keyfile",
+_LIMITS = {
+    "socket_timeout": config.REDIS_TIMEOUT_S,
+    "socket_connect_timeout": config.REDIS_TIMEOUT_S,
 }
-"""What may stand in the query of a URL: TLS. The rest is ours to decide."""
 
 
 class RedisServer:
     """A client of one Redis: a single one, a cluster, or what sentinels say is the master.
 
-    Raises ``SettingsError`` for a URL that cannot be used; connects when it is first needed.
+    It connects when it is first needed, and tries nothing twice: a script may have run already.
     """
 
-    def __init__(self, url: str) -> None:
-        self._address = _address(url)
+    def __init__(self, address: Address) -> None:
+        self._address = address
         # A cluster client asks its nodes already when it is made.
         self._client: Any = None
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """What the script returns. Raises ``ServerError``, after one time limit at most."""
-        try:
-            client = self._connected()
+
+        def evaluated(client: Any) -> Any:
             try:
                 return client.evalsha(script.sha, len(keys), *keys, *args)
             except NoScriptError:
                 return client.eval(script.text, len(keys), *keys, *args)
-        except (RedisError, OSError) as error:
-            raise ServerError(reason(error)) from error
 
-    def ask(self, question: Callable[[Any], Any]) -> Any:
-        """What ``question`` finds out with the client. Raises ``ServerError``."""
+        return self.ask(evaluated)
+
+    def ask[Answer](self, question: Callable[[Any], Answer]) -> Answer:
+        """What ``question`` finds out with redis-py's client. Raises ``ServerError``."""
         try:
-            return question(self._connected())
+            if self._client is None:
+                self._client = _client(self._address)
+            return question(self._client)
         except (RedisError, OSError) as error:
-            raise ServerError(reason(error)) from error
+            raise ServerError(_reason(error)) from error
 
     def hear(self, tell: Callable[[bytes], None], may_go_on: Callable[[], bool]) -> None:
-        """Call ``tell`` with ``b""`` when subscribed, then with each message; ends by raising.
+        """Call ``tell`` with ``b""`` when subscribed, then with each message.
 
         Raises ``ServerError`` when the subscription is lost; returns when it ``may_go_on`` no more.
         """
-        try:
-            with self._connected().pubsub() as subscription:
+
+        def heard(client: Any) -> None:
+            with client.pubsub() as subscription:
                 subscription.subscribe(NEWS)
-                is_answered = True
+                is_asked = False
                 while may_go_on():
                     message = subscription.get_message(timeout=config.REDIS_HEAR_S)
+                    if message is None and is_asked:
+                        # A connection that has died without a word would be deaf for ever.
+                        raise ServerError("the subscription is silent")
+                    is_asked = message is None
                     if message is None:
-                        # A connection that died without a word would be deaf for ever.
-                        if not is_answered:
-                            raise ServerError("the subscription is silent")
                         subscription.ping()
-                        is_answered = False
-                        continue
-                    is_answered = True
-                    if message["type"] == "subscribe":
+                    elif message["type"] == "subscribe":
                         tell(b"")
                     elif message["type"] == "message":
                         tell(message["data"])
-        except (RedisError, OSError) as error:
-            raise ServerError(reason(error)) from error
+
+        self.ask(heard)
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""
@@ -101,102 +91,26 @@ class RedisServer:
                 # It was broken already.
                 return
 
-    def _connected(self) -> Any:
-        if self._client is None:
-            self._client = _client(self._address)
-        return self._client
 
-
-def reason(error: Exception) -> str:
-    """What Redis or the network says, on one line and not too long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:150]
-
-
-@dataclass(frozen=True, slots=True)
-class _Address:
-    """What a URL says. ``options`` are redis-py's."""
-
-    kind: str
-    hosts: tuple[tuple[str, int], ...]
-    service: str
-    options: dict[str, Any]
-
-
-def _address(url: str) -> _Address:
-    """Raises ``SettingsError``, in words that do not repeat the URL: there is a password in it."""
-    try:
-        parts = urlsplit(url)
-        hosts = tuple(
-            (host.hostname or "", host.port or 0)
-            for host in (
-                urlsplit(f"//{name}") for name in parts.netloc.rpartition("@")[2].split(",")
-            )
-        )
-        scheme, _, kind = parts.scheme.partition("+")
-        if scheme not in ("redis", "rediss") or kind not in ("", "cluster", "sentinel"):
-            raise SettingsError(
-                "redis_url must begin with redis://, rediss:// (TLS), redis+cluster:// or"
-                " redis+sentinel://."
-            )
-        if not all(host for host, _ in hosts) or (len(hosts) > 1 and not kind):
-            raise SettingsError("redis_url must name a host, such as redis://host:6379/0.")
-        service, path = "", parts.path.strip("/")
-        if kind == "sentinel":
-            service, _, path = path.partition("/")
-            if not service:
-                raise SettingsError(
-                    "redis_url must name the master's service, such as"
-                    " redis+sentinel://host:26379/mymaster/0."
-                )
-        if (path and not path.isdigit()) or (kind == "cluster" and path.strip("0")):
-            raise SettingsError(
-                "redis_url has a database that cannot be: a number, and 0 in a cluster."
-            )
-        unknown = sorted(set(parse_qs(parts.query)) - _OPTIONS)
-        if unknown:
-            raise SettingsError(
-                f"redis_url has options that cannot be set: {', '.join(unknown)[:60]}. Known are"
-                f" {', '.join(sorted(_OPTIONS))}."
-            )
-        userinfo = parts.netloc.rpartition("@")[0]
-        netloc = f"{userinfo}@host" if userinfo else "host"
-        options = parse_url(f"{scheme}://{netloc}/{path}?{parts.query}")
-    except ValueError:
-        raise SettingsError("redis_url is no valid URL, such as redis://host:6379/0.") from None
-    del options["host"]
-    return _Address(kind, hosts, service, {**options, "ssl": scheme == "rediss"})
-
-
-def _client(address: _Address) -> Any:
-    """A client that gives up soon and tries nothing again: a script may have run already."""
-    options = {
-        **address.options,
-        "socket_timeout": config.REDIS_TIMEOUT_S,
-        "socket_connect_timeout": config.REDIS_TIMEOUT_S,
-        "client_name": "holysheep",
-    }
-    is_tls = options.pop("ssl")
-    options.pop("connection_class", None)
-    retry = Retry(NoBackoff(), 0)
-    host, port = address.hosts[0]
+def _client(address: Address) -> Any:
+    options = {**address.options, **_LIMITS, "client_name": "holysheep"}
+    # Twice as many as scripts run at a time: the link keeps count, not the pool.
+    options["max_connections"] = 2 * config.REDIS_CONNECTIONS
+    never = Retry(NoBackoff(), 0)
     match address.kind:
         case "cluster":
-            nodes = [ClusterNode(name, number or _PORT) for name, number in address.hosts]
-            options.pop("db", None)
-            return redis.RedisCluster(startup_nodes=nodes, ssl=is_tls, **options)
+            nodes = [ClusterNode(host, port) for host, port in address.hosts]
+            return redis.RedisCluster(startup_nodes=nodes, **options)
         case "sentinel":
-            sentinel = Sentinel(
-                [(name, number or _SENTINEL_PORT) for name, number in address.hosts],
-                sentinel_kwargs={
-                    "socket_timeout": config.REDIS_TIMEOUT_S,
-                    "socket_connect_timeout": config.REDIS_TIMEOUT_S,
-                    "retry": retry,
-                },
-                retry=retry,
-                ssl=is_tls,
-                **options,
-            )
+            asking = {**_LIMITS, "retry": never}
+            sentinel = Sentinel(address.hosts, sentinel_kwargs=asking, retry=never, **options)
             return sentinel.master_for(address.service)
         case _:
-            return redis.Redis(host=host, port=port or _PORT, ssl=is_tls, retry=retry, **options)
+            host, port = address.hosts[0]
+            return redis.Redis(host=host, port=port, retry=never, **options)
+
+
+def _reason(error: Exception) -> str:
+    """What Redis or the network says, on one line and not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:150].rstrip(".")

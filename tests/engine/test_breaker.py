@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from holysheep.breaker import BreakerLayer, BreakerRecheck, OwnBreakers, CircuitBreaker, Verdict
+from holysheep.breaker import BreakerLayer, BreakerRecheck, CircuitBreaker, OwnBreakers, Verdict
 from holysheep.engine import stack
 from holysheep.errors import (
     AuthError,

@@ -1023,7 +1023,7 @@ def test_no_weather_leaves_anything_behind(seed: int) -> None:
     assert counted.saved_usd == sum(result.usage.saved_usd or 0 for result in results)
     assert spent(world) >= counted.cost_usd
     world.time.sleep(3600.0)
-    assert world.state.limiter.is_idle
+    assert world.state.backend.limiter.is_idle
 
 
 @pytest.mark.parametrize("fields", [{}, {"daily_budget_usd": "1"}], ids=["no limit", "a limit"])
@@ -1067,7 +1067,7 @@ def test_who_inherits_an_answer_from_the_cache_has_not_called() -> None:
     world.engine.handler = stack(
         [
             SingleFlightLayer(world.state.flights, identity_of),
-            CacheLayer(world.state.answers, world.time),
+            CacheLayer(world.state.backend.answers, world.time),
         ],
         world.engine.transport,
     )

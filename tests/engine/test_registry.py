@@ -8,6 +8,7 @@ import pytest
 
 from devtools.upstream import Upstream
 from devtools.upstream import behaviours as do
+from holysheep.backend import own_backend
 from holysheep.breaker import OwnBreakers
 from holysheep.cache import MemoryCache, identity_of, key_of
 from holysheep.engine import CredentialState
@@ -157,8 +158,12 @@ def state() -> CredentialState:
     settings = credential(daily_budget_usd="1", tokens_per_minute="1000")
     state = CredentialState(
         settings,
-        answers=MemoryCache(clock).shelf(settings.fingerprint),
-        breakers=OwnBreakers(clock),
+        backend=own_backend(
+            settings,
+            MemoryCache(clock).shelf(settings.fingerprint),
+            OwnBreakers(clock),
+            clock,
+        ),
         clock=clock,
     )
     assert state.is_idle
@@ -173,7 +178,7 @@ def test_a_state_with_a_slot_in_use_is_not_idle(state: CredentialState) -> None:
 
 
 def test_a_state_with_a_place_taken_from_its_limits_is_not_idle(state: CredentialState) -> None:
-    state.limiter.reserve("m", 10, deadline_s=1e9).end(10)
+    state.backend.limiter.reserve("m", 10, deadline_s=1e9).end(10)
     assert not state.is_idle
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from holysheep.backend import Backend, own_backend
 from holysheep.breaker import OwnBreakers
 from holysheep.cache import MemoryCache
 from holysheep.engine import Answer, CredentialState, Engine
@@ -34,12 +35,16 @@ class World:
         settings = _settings(key, fields)
         self.state = CredentialState(
             settings,
-            answers=self.cache.shelf(settings.fingerprint),
-            breakers=self.breakers,
+            backend=self.backend(settings),
             clock=self.time,
         )
         self.state.pool = self.gateway  # type: ignore[assignment]
         return Engine(settings, self.state, clock=self.time, rng=self._rng)
+
+    def backend(self, settings: Settings) -> Backend:
+        """Where the credential's state is kept."""
+        shelf = self.cache.shelf(settings.fingerprint)
+        return own_backend(settings, shelf, self.breakers, self.time)
 
     def changed(self, **fields: Any) -> Engine:
         """The engine of the credential when its settings have been changed to these."""
