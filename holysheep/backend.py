@@ -15,16 +15,18 @@ from holysheep.shared.breakers import SharedBreakers
 from holysheep.shared.limits import SharedLimiter
 from holysheep.shared.link import Link
 from holysheep.shared.spending import SharedSpending
+from holysheep.shared.storage import SharedStore
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """``spending`` and ``link`` are there where the state is in Redis."""
+    """``spending``, ``storage`` and ``link`` are there where the state is in Redis."""
 
     answers: AnswerCache
     limiter: Limiter
     breakers: Breakers
     spending: SharedSpending | None = None
+    storage: SharedStore | None = None
     link: Link | None = None
 
 
@@ -43,6 +45,7 @@ def shared_backend(
         SharedLimiter(link, name, _limiter(settings, clock), clock),
         breakers,
         SharedSpending(link, name),
+        SharedStore(link, name),
         link,
     )
 

@@ -87,7 +87,8 @@ class Client:
     ``HOLYSHEEP_BASE_URL`` or HolySheep AI. The other settings are those of the credential in Dify
     and take numbers or texts: ``auth_header``, ``default_model``, ``requests_per_minute``,
     ``tokens_per_minute``, ``max_concurrency``, ``daily_budget_usd``, ``monthly_budget_usd``,
-    ``price_overrides``.
+    ``price_overrides``, ``redis_url``. With the last, clients of one key in several processes share
+    their cache, limits, breakers, budgets and what ``usage`` tells.
 
     Raises ``SettingsError`` for a setting that cannot be used.
     """
@@ -206,7 +207,7 @@ class Client:
         return Benchmark(self._engine, parameters, clock=self._clock, spawn=spawn_thread)
 
     def usage(self, period: str = "today") -> Usage:
-        """What the calls of this client came to since it was made.
+        """What the calls of this client came to since it was made; with ``redis_url``, of all.
 
         ``period`` is ``today``, ``yesterday``, ``last_7_days``, ``last_30_days`` or ``this_month``,
         in UTC days. Raises ``InputError`` for any other.

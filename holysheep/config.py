@@ -191,6 +191,8 @@ REDIS_MAX_VALUE_BYTES = 1024 * 1024
 BREAKER_KNOWN_S = 0.5
 # What was spent on a day is needed until its month is over.
 REDIS_SPEND_S = 40 * 86_400.0
+# What was counted is kept as long as the ledger keeps it, and a month more.
+REDIS_LEDGER_S = 14 * 31 * 86_400
 
 # Streaming to the host: each message costs it time, so a fast stream is sent in pieces.
 STREAM_PIECE_S = 0.05

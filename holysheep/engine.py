@@ -49,7 +49,7 @@ CANCELLED = "cancelled"
 class CredentialState:
     """What must outlive a call: connections, limits, and calls under way.
 
-    ``ledger`` counts the calls that belong to no workspace.
+    ``ledger`` counts the calls that belong to no workspace; in Redis, where there is one.
     """
 
     def __init__(self, settings: Settings, *, backend: Backend, clock: Clock) -> None:
@@ -57,8 +57,20 @@ class CredentialState:
         self.pool = PooledTransport(settings.base_url, clock=clock, **_connections(settings))
         self.slots = FairSemaphore(settings.max_concurrency, clock)
         self.ledger = Ledger(clock, spawn_thread)
+        self._lock = clock.lock()
+        self._opened: Invocation | None = None
         self.flights = Flights(clock)
         self.quirks = Quirks(clock)
+
+    @property
+    def local(self) -> Invocation:
+        """Where calls are counted that belong to no workspace."""
+        with self._lock:
+            if self._opened is None:
+                storage = self.backend.storage
+                opened = self.ledger.invocation("library", store=storage, lasts=True)
+                self._opened = opened.__enter__()
+            return self._opened
 
     @property
     def is_idle(self) -> bool:
@@ -78,7 +90,11 @@ class CredentialState:
         self.slots.resize(settings.max_concurrency)
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and store what was counted."""
+        with self._lock:
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.__exit__(None, None, None)
         self.pool.close()
 
     def forget(self) -> None:
@@ -100,7 +116,6 @@ class Engine:
         self.prices = PriceBook(settings.price_overrides)
         self.limits = Limits.of(settings)
         self.link = state.backend.link
-        self.local = state.ledger.invocation("library")
         self._state = state
         backend = state.backend
         breaker_of = partial(backend.breakers.get, settings.base_url)
@@ -159,6 +174,11 @@ class Engine:
             purse=self._purse(counted_by) if self.limits else None,
         )
         return Answer(self, call, counted_by)
+
+    @property
+    def local(self) -> Invocation:
+        """Where calls are counted that belong to no workspace."""
+        return self._state.local
 
     def _purse(self, counted_by: Invocation) -> Purse:
         spending = self._state.backend.spending

@@ -4,13 +4,14 @@ This is the one module that imports redis-py, and it is imported by credentials 
 alone: importing it takes longer than many a call.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -33,7 +34,7 @@ class RedisServer:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        # A cluster client asks its nodes already when it is made.
+        self._making = threading.Lock()
         self._client: Any = None
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -50,10 +51,10 @@ class RedisServer:
     def ask[Answer](self, question: Callable[[Any], Answer]) -> Answer:
         """What ``question`` finds out with redis-py's client. Raises ``ServerError``."""
         try:
-            if self._client is None:
-                self._client = _client(self._address)
-            return question(self._client)
-        except (RedisError, OSError) as error:
+            return question(self._connected())
+        except Exception as error:
+            # Whatever it is: no call fails for it. redis-py has errors of its own, those of the
+            # network, and others where a connection is closed while it is read.
             raise ServerError(_reason(error)) from error
 
     def hear(self, tell: Callable[[bytes], None], may_go_on: Callable[[], bool]) -> None:
@@ -82,14 +83,26 @@ class RedisServer:
         self.ask(heard)
 
     def close(self) -> None:
-        """Close all connections; the next use opens new ones."""
+        """Close the connections that are not in use; the next use opens new ones."""
         client, self._client = self._client, None
+        if isinstance(client, redis.RedisCluster):
+            nodes = [node.redis_connection for node in client.get_nodes()]
+            pools = [node.connection_pool for node in nodes if node is not None]
+        else:
+            pools = [] if client is None else [client.connection_pool]
+        for pool in pools:
+            # Those in use are closed by whoever uses them, when he sees that he is late.
+            pool.disconnect(inuse_connections=False)
+
+    def _connected(self) -> Any:
+        client = self._client
         if client is not None:
-            try:
-                client.close()
-            except (RedisError, OSError):
-                # It was broken already.
-                return
+            return client
+        with self._making:
+            # A cluster's client asks its nodes already when it is made, so it is made but once.
+            if self._client is None:
+                self._client = _client(self._address)
+            return self._client
 
 
 def _client(address: Address) -> Any:
@@ -100,7 +113,7 @@ def _client(address: Address) -> Any:
     match address.kind:
         case "cluster":
             nodes = [ClusterNode(host, port) for host, port in address.hosts]
-            return redis.RedisCluster(startup_nodes=nodes, **options)
+            return redis.RedisCluster(startup_nodes=nodes, retry=never, **options)
         case "sentinel":
             asking = {**_LIMITS, "retry": never}
             sentinel = Sentinel(address.hosts, sentinel_kwargs=asking, retry=never, **options)
