@@ -14,6 +14,7 @@ from importlib.metadata import version
 from devtools.bench import batches, calls
 from devtools.bench.figures import Figure
 from devtools.bench.gateway import gateway
+from devtools.bench.shared import shared
 
 MEASUREMENTS: Mapping[str, Callable[[int], list[Figure]]] = {
     "hit": calls.hit,
@@ -22,6 +23,7 @@ MEASUREMENTS: Mapping[str, Callable[[int], list[Figure]]] = {
     "throughput": calls.throughput,
     "ttft": calls.ttft,
     "gateway": gateway,
+    "shared": shared,
     "cold": calls.cold,
     "memory": calls.memory,
     "batch": batches.batch,

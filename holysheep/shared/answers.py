@@ -11,6 +11,7 @@ What a process has landed and Redis has not taken yet, it knows itself.
 import logging
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 from holysheep import config
 from holysheep.cache import Found, Lead, Shelf, Wanted
@@ -130,16 +131,13 @@ class SharedAnswers:
         self,
         identity: bytes,
         token: str,
-        *,
-        value: bytes = b"",
+        outcome: Completion | HolySheepError | None,
         kept: tuple[bytes, Completion, float] | None = None,
     ) -> None:
         """End a flight: with what is for those who follow, and what is to be kept."""
         if kept is not None:
             # For when Redis is away.
             self._own.put(*kept)
-        if len(value) > config.REDIS_MAX_VALUE_BYTES:
-            value, kept = b"", None
         key, ttl_s = (identity, "") if kept is None else (kept[0], kept[2])
         landing = _Landing(kept, self._clock.monotonic())
         with self._changed:
@@ -147,17 +145,23 @@ class SharedAnswers:
             self._kept[key] = landing
         lease = self._lease(identity)
         self._link.drop_lease(lease)
-        self._link.later(
-            "land",
-            [self._entry(key), lease, self._landed(token)],
-            [
+
+        def args() -> list[Any]:
+            value = self._encoded(outcome)
+            is_small = len(value) <= config.REDIS_MAX_VALUE_BYTES
+            return [
                 token,
-                value,
-                ttl_s,
+                value if is_small else b"",
+                ttl_s if is_small else "",
                 config.REDIS_STALE_S,
                 config.LANDED_S,
                 self._topic(identity),
-            ],
+            ]
+
+        self._link.later(
+            "land",
+            [self._entry(key), lease, self._landed(token)],
+            args,
             done=lambda: self._is_over(identity, key, landing),
         )
 
@@ -165,9 +169,14 @@ class SharedAnswers:
         """Keep the lead until it is landed."""
         self._link.keep_lease(self._lease(identity), token)
 
-    def encoded_failure(self, error: HolySheepError) -> bytes:
-        """A failure for those who follow."""
-        return encoded_failure(error, self._secret)
+    def _encoded(self, outcome: Completion | HolySheepError | None) -> bytes:
+        match outcome:
+            case Completion():
+                return encoded_answer(outcome)
+            case HolySheepError():
+                return encoded_failure(outcome, self._secret)
+            case _:
+                return b""
 
     def _is_over(self, identity: bytes, key: bytes, landing: _Landing) -> None:
         with self._changed:
@@ -220,18 +229,19 @@ class _SharedLead:
         answers.begin(identity, token)
 
     def land(self, key: bytes | None, completion: Completion, ttl_s: float) -> None:
-        kept = None if key is None else (key, completion, ttl_s)
-        self._land(encoded_answer(completion), kept)
+        self._land(completion, None if key is None else (key, completion, ttl_s))
 
     def fail(self, error: HolySheepError) -> None:
-        self._land(self._answers.encoded_failure(error))
+        self._land(error)
 
     def end(self) -> None:
         if not self._has_landed:
-            self._land()
+            self._land(None)
 
     def _land(
-        self, value: bytes = b"", kept: tuple[bytes, Completion, float] | None = None
+        self,
+        outcome: Completion | HolySheepError | None,
+        kept: tuple[bytes, Completion, float] | None = None,
     ) -> None:
         self._has_landed = True
-        self._answers.land(self._identity, self._token, value=value, kept=kept)
+        self._answers.land(self._identity, self._token, outcome, kept)

@@ -5,7 +5,6 @@ or of another version, is as good as not there.
 """
 
 import json
-from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
@@ -30,7 +29,7 @@ def encoded_answer(completion: Completion) -> bytes:
         {
             "asked_model": completion.asked_model,
             "model": completion.model,
-            "choices": [asdict(choice) for choice in completion.choices],
+            "choices": [_fields(choice) for choice in completion.choices],
             "usage": _usage(completion.usage),
             "earlier": [_usage(usage) for usage in completion.earlier],
             "request_id": completion.request_id,
@@ -77,7 +76,12 @@ def _encoded(fields: JsonObject) -> bytes:
 
 def _usage(usage: Usage) -> JsonObject:
     cost = usage.provider_cost_usd
-    return {**asdict(usage), "provider_cost_usd": None if cost is None else str(cost)}
+    return {**_fields(usage), "provider_cost_usd": None if cost is None else str(cost)}
+
+
+def _fields(value: Choice | Usage) -> JsonObject:
+    """What a value consists of. ``dataclasses.asdict`` would copy it all first."""
+    return {name: getattr(value, name) for name in type(value).__slots__}
 
 
 def _completion(fields: JsonObject) -> Completion:

@@ -216,7 +216,7 @@ class SharedLimiter:
         self._link.later(
             "leave",
             self._keys(place.caller.model)[1:],
-            [*place.passed, place.at, int(accepted), self._topic],
+            lambda: [*place.passed, place.at, int(accepted), self._topic],
         )
 
     def give_back(self, requests: float, tokens: float) -> None:
@@ -227,7 +227,7 @@ class SharedLimiter:
         self._link.later(
             "settle",
             self._keys("")[:1],
-            [*self._rates, requests, tokens, int(is_through), self._topic],
+            lambda: [*self._rates, requests, tokens, int(is_through), self._topic],
         )
 
     def pause(self, model: str, seconds: float | None, at: bytes) -> None:

@@ -25,6 +25,8 @@ from holysheep.shared.scripts import PREFIX, Script, script
 
 _log = logging.getLogger(__name__)
 _MOST_WAITING = 10_000
+_LINGERS_S = 1.0
+_AT_A_TIME = 20
 
 
 class Away(Exception):
@@ -35,11 +37,28 @@ class ServerError(Exception):
     """Redis did not do what was asked. ``str`` is safe to show."""
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A script to run. ``args`` is asked for its arguments when it runs.
+
+    ``done`` is called when it has run, or will not.
+    """
+
+    script: Script
+    keys: Sequence[str]
+    args: Callable[[], Sequence[Any]]
+    done: Callable[[], None] = lambda: None
+
+
 class Server(Protocol):
     """A client of one Redis."""
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """What the script returns. Raises ``ServerError``, after one time limit at most."""
+        ...
+
+    def run_all(self, jobs: Sequence[Job]) -> None:
+        """Run scripts one after the other, in one round trip if it can be. Raises likewise."""
         ...
 
     def hear(self, tell: Callable[[bytes], None], may_go_on: Callable[[], bool]) -> None:
@@ -56,14 +75,6 @@ class Server(Protocol):
 
 Hearer = Callable[[bytes], None]
 """Is called with what a message says, and with nothing when messages may have been missed."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    script: Script
-    keys: Sequence[str]
-    args: Sequence[Any]
-    done: Callable[[], None]
 
 
 class Link:
@@ -89,7 +100,7 @@ class Link:
         self._is_closed = False
         self._problem = ""
         self._losses = 0
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._is_working = False
         self._hearing = 0
         self._subscriptions = 0
@@ -143,20 +154,22 @@ class Link:
         self,
         name: str,
         keys: Sequence[str],
-        args: Sequence[Any],
+        args: Callable[[], Sequence[Any]],
         done: Callable[[], None] = lambda: None,
     ) -> None:
         """Run a script behind the caller, in the order of such calls; ``done`` is called then.
 
-        Where Redis goes away before, it is not run, and ``done`` is called all the same.
+        ``args`` makes its arguments, behind the caller as well. Where Redis goes away before, it is
+        not run, and ``done`` is called all the same.
         """
-        job = _Job(self._script_of(name), keys, args, done)
+        job = Job(self._script_of(name), keys, args, done)
         with self._changed:
             is_taken = self._is_up and len(self._jobs) < _MOST_WAITING
             if is_taken:
                 self._jobs.append(job)
             begins = is_taken and not self._is_working
             self._is_working = self._is_working or begins
+            self._changed.notify_all()
         if not is_taken:
             done()
         if begins:
@@ -257,14 +270,18 @@ class Link:
         while True:
             with self._changed:
                 if not self._jobs:
+                    # To begin a thread takes longer than most jobs, and one is rarely the last.
+                    self._changed.wait(_LINGERS_S)
+                if not self._jobs:
                     self._is_working = False
                     return
-                job = self._jobs.popleft()
+                jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), _AT_A_TIME))]
             try:
-                self._server.run(job.script, job.keys, job.args)
+                self._server.run_all(jobs)
             except ServerError as error:
                 self._lose(error)
-            job.done()
+            for job in jobs:
+                job.done()
 
     def _keep(self) -> None:
         while True:
@@ -278,7 +295,7 @@ class Link:
                     self._is_keeping = False
                     return
             for key, token in due:
-                self.later("renew", [key], [token, config.LEASE_S])
+                self.later("renew", [key], partial(_args, token, config.LEASE_S))
 
     # --- news ---
 
@@ -334,6 +351,10 @@ class Link:
             hearers = [hearer for hearers in self._hearers.values() for hearer in hearers]
         for hearer in hearers:
             hearer(b"")
+
+
+def _args(*args: Any) -> Sequence[Any]:
+    return args
 
 
 class Watch:
