@@ -9,6 +9,7 @@ import pytest
 
 from devtools.upstream import Upstream
 from devtools.upstream import behaviours as do
+from holysheep.client import Client
 from holysheep.credentials import check_credentials, list_models
 from holysheep.engine import Engine
 from holysheep.errors import (
@@ -36,6 +37,7 @@ from tests.engine.raw_servers import (
     forget_proxies,
     replies,
 )
+from tests.redis_servers import RedisServer, redis_server_missing
 
 CLOCK = SystemClock()
 PAGE = {"content-type": "text/html"}
@@ -252,3 +254,48 @@ class TestWithoutModelList:
     ) -> None:
         with RawServer(routes(models_of({}, 404), chat)) as server, pytest.raises(kind):
             check_credentials(engine_for(server.url), clock=CLOCK)
+
+
+class TestRedis:
+    """A Redis that cannot be used is told before the gateway is asked anything."""
+
+    def test_one_that_nobody_runs(self, upstream: Upstream, engine_for: Any) -> None:
+        engine = engine_for(upstream.url, redis_url=f"redis://127.0.0.1:{closed_port()}")
+        with pytest.raises(SettingsError, match="Redis could not be reached"):
+            check_credentials(engine, clock=CLOCK)
+        assert upstream.requests() == []
+
+    def test_a_listing_of_models_does_without(self, upstream: Upstream, engine_for: Any) -> None:
+        engine = engine_for(upstream.url, redis_url=f"redis://127.0.0.1:{closed_port()}")
+        assert list_models(engine, clock=CLOCK)
+
+    @pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
+    def test_one_that_works_stops_and_freezes(self, upstream: Upstream, engine_for: Any) -> None:
+        with RedisServer(password="secret-word") as server:
+            engine = engine_for(upstream.url, redis_url=server.url)
+            client = Client(KEY, base_url=upstream.url, redis_url=server.url)
+            check_credentials(engine, clock=CLOCK)
+            client.check()
+            assert upstream.stats().models_calls == 2
+            server.freeze()
+            began_s = time.monotonic()
+            for check in (client.check, lambda: check_credentials(engine, clock=CLOCK)):
+                with pytest.raises(SettingsError, match="Redis did not answer within"):
+                    check()
+            assert time.monotonic() - began_s < 2
+            server.kill()
+            with pytest.raises(SettingsError, match="Redis could not be reached"):
+                client.check()
+            assert upstream.stats().models_calls == 2
+            server.start()
+            client.check()
+            client.close()
+
+    @pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
+    def test_a_key_that_is_refused_is_told_all_the_same(
+        self, upstream: Upstream, engine_for: Any
+    ) -> None:
+        with RedisServer() as server:
+            engine = engine_for(upstream.url, "test-key-wrong-0123456789", redis_url=server.url)
+            with pytest.raises(AuthError):
+                check_credentials(engine, clock=CLOCK)
