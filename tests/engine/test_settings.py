@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from holysheep import config
 from holysheep.errors import SettingsError
 from holysheep.settings import FIELDS, Settings, parse_settings
+from holysheep.shared.address import parse_redis_url
 from tests.fakes import KEY
 
 OTHER_KEY = "test-key-" + "b" * 20
@@ -38,6 +39,7 @@ def test_a_key_alone_is_a_credential_with_the_documented_defaults() -> None:
     assert settings.max_concurrency == 20
     assert settings.daily_budget_usd is settings.monthly_budget_usd is None
     assert settings.price_overrides == {}
+    assert settings.redis_url == ""
 
 
 @pytest.mark.parametrize("empty", ["", "  ", None])
@@ -46,7 +48,7 @@ def test_an_empty_field_is_a_field_that_is_not_set(empty: str | None) -> None:
 
 
 def test_fields_of_others_are_ignored() -> None:
-    assert parse(redis_url="redis://x", something="else") == parse()
+    assert parse(redis="redis://x", something="else") == parse()
 
 
 # --- the key ------------------------------------------------------------------------------------
@@ -226,6 +228,105 @@ def test_a_budget_is_exact(field: str) -> None:
 @pytest.mark.parametrize("text", ["0", "0.00", "-0"])
 def test_a_budget_of_nothing_is_refused(field: str, text: str) -> None:
     assert refusal(**{field: text}).startswith(field)
+
+
+# --- the Redis ---------------------------------------------------------------------------------
+
+PASSWORD = "the-password-of-the-redis"
+REDIS_URLS = [
+    f"redis://user:{PASSWORD}@host:6379/0",
+    f"redis://:{PASSWORD}@host",
+    f"rediss://:{PASSWORD}@host:6380/15?ssl_ca_certs=/path/ca.pem",
+    f"redis+cluster://:{PASSWORD}@host:6379,host2",
+    f"rediss+sentinel://:{PASSWORD}@host:26379,host2/mymaster/1",
+]
+
+
+@pytest.mark.parametrize("url", ["redis://host", " redis://[::1]:6379/0 ", *REDIS_URLS])
+def test_a_redis_url_is_kept_as_it_was_given(url: str) -> None:
+    assert parse(redis_url=url).redis_url == url.strip()
+
+
+@pytest.mark.parametrize("url", REDIS_URLS)
+def test_no_spelling_of_a_credential_shows_the_password_of_its_redis(url: str) -> None:
+    settings = parse(redis_url=url)
+    for shown in (repr(settings), str(settings), f"{settings}", repr(parse_redis_url(url))):
+        assert PASSWORD not in shown
+        assert "redis://" not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        *(
+            (
+                url,
+                "redis_url must begin with redis://, rediss:// (TLS), redis+cluster:// or"
+                " redis+sentinel://.",
+            )
+            for url in (
+                f"http://:{PASSWORD}@host",
+                f"host:6379/{PASSWORD}",
+                f"unix:///tmp/{PASSWORD}",
+                f"redis+other://:{PASSWORD}@host",
+                f"{PASSWORD}@host",
+                PASSWORD,
+            )
+        ),
+        *(
+            (url, "redis_url must name one host, such as redis://host:6379/0.")
+            for url in (
+                "redis://",
+                f"redis://:{PASSWORD}@",
+                f"redis://:{PASSWORD}@/0",
+                f"redis://:{PASSWORD}@host,host2",
+                f"redis+cluster://:{PASSWORD}@host,",
+            )
+        ),
+        *(
+            (url, "redis_url is no valid URL, such as redis://host:6379/0.")
+            for url in (
+                f"redis://:{PASSWORD}@host:port",
+                f"redis://:{PASSWORD}@host:99999",
+                f"redis://:{PASSWORD}@[::1",
+                f"redis://host:{PASSWORD}",
+            )
+        ),
+        (
+            f"redis+sentinel://:{PASSWORD}@host:26379",
+            "redis_url must name the service of the master, such as"
+            " redis+sentinel://host:26379/mymaster/0.",
+        ),
+        *(
+            (url, "redis_url has a database that is no number, or not 0 in a cluster.")
+            for url in (
+                f"redis://:{PASSWORD}@host/one",
+                f"redis://:{PASSWORD}@host/-1",
+                f"redis://:{PASSWORD}@host/0/1",
+                f"redis+cluster://:{PASSWORD}@host/1",
+                f"redis+sentinel://:{PASSWORD}@host/mymaster/x",
+            )
+        ),
+        (
+            f"redis://:{PASSWORD}@host?ssl_ca_certs=/path/ca.pem",
+            "redis_url has options for TLS, so it must begin with rediss.",
+        ),
+        *(
+            (
+                url,
+                "redis_url has an option that cannot be set: socket_timeout. Known are"
+                " ssl_ca_certs, ssl_ca_path, ssl_cert_reqs, ssl_certfile, ssl_check_hostname,"
+                " ssl_keyfile.",
+            )
+            for url in (
+                f"redis://:{PASSWORD}@host?socket_timeout=9",
+                f"rediss://:{PASSWORD}@host?socket_timeout=9&ssl_ca_certs=x",
+            )
+        ),
+    ],
+)
+def test_a_redis_url_that_is_none_is_refused_without_repeating_it(url: str, sentence: str) -> None:
+    assert refusal(redis_url=url) == sentence
 
 
 # --- the rest -----------------------------------------------------------------------------------
