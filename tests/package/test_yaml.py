@@ -48,6 +48,8 @@ from holysheep.reading import chosen, parsed
 from holysheep.result import ChatResult, Meta, UsageReport, empty_result
 from holysheep.results import FIELDS
 from holysheep.settings import Settings, parse_settings
+from holysheep.shared.address import parse_redis_url
+from holysheep.shared.check import OLDEST, RULES
 from holysheep.stats import LatencySummary
 from holysheep.template import Template
 from holysheep.types import Trace, Usage
@@ -605,8 +607,20 @@ def test_credentials_can_be_filled_in() -> None:
         assert {"label", "placeholder"} <= set(field), name
         # Dify shows a help text only as the words of a link.
         assert ("help" in field) == ("url" in field), name
-    assert CREDENTIALS["api_key"]["type"] == "secret-input"
     assert CREDENTIALS["api_key"]["url"].startswith("https://")
+
+
+def test_what_may_hold_a_secret_is_hidden() -> None:
+    hidden = {name for name, field in CREDENTIALS.items() if field["type"] == "secret-input"}
+    assert hidden == {"api_key", "redis_url"}
+
+
+def test_the_redis_url_in_the_placeholder_is_one() -> None:
+    for language, text in CREDENTIALS["redis_url"]["placeholder"].items():
+        urls = re.findall(r"rediss?[+a-z]*://[\w.:/]+", text, re.ASCII)
+        assert urls, language
+        for url in urls:
+            assert parse_redis_url(url).options == {"db": 0}, language
 
 
 # --- Endpoints ----------------------------------------------------------------------------------
@@ -1252,6 +1266,42 @@ def test_documents_state_the_numbers_of_the_ledger() -> None:
     assert config.LEDGER_WRITE_S == 1
     assert "about once a second" in README
     assert f"from {config.BUDGET_WARNING:.0%} of a budget on".replace("%", " %") in README
+
+
+def test_readme_shows_urls_of_a_redis_that_are_understood() -> None:
+    rows = table("A `redis_url`")
+    shown = [parse_redis_url(codes(url)[0]) for url, _ in rows]
+    assert [address.kind for address in shown] == ["single", "single", "cluster", "sentinel"]
+    explained = [code for _, meaning in rows for code in codes(meaning)]
+    for url in explained:
+        if "@" in url:
+            assert parse_redis_url(url).options["password"] == "PASSWORD"
+    (query,) = (code for code in explained if code.startswith("?"))
+    assert parse_redis_url(f"{codes(rows[1][0])[0]}{query}").options["ssl"] is True
+    with pytest.raises(errors.SettingsError) as refused:
+        parse_redis_url("rediss://host?unknown=1")
+    known = refused.value.message.partition("Known are ")[2].rstrip(".").split(", ")
+    assert len(known) == 6
+    named = " ".join(explained)
+    assert [name for name in known if name not in named] == []
+
+
+def test_documents_state_what_a_redis_needs_and_how_long_it_keeps_things() -> None:
+    assert f"+@all -@dangerous {RULES.partition('@dangerous ')[2]}" in README
+    assert f">PASSWORD {RULES}`" in README
+    assert f"must be {OLDEST[0]}.{OLDEST[1]} or newer" in README
+    assert f"at most {config.REDIS_TIMEOUT_S} s for each of its answers" in README
+    assert config.REDIS_STALE_S == 3600
+    assert "an answer one hour after its `cache_ttl_s`" in README
+    assert "and one hour more" in PRIVACY
+    assert config.REDIS_PAUSE_MAX_S == 2
+    assert "every two seconds at the latest" in README
+    assert config.REDIS_MAX_VALUE_BYTES == 2**20
+    assert "more than 1 MiB" in README
+    assert f"a failure {config.LANDED_S:g} seconds" in PRIVACY
+    assert f"{config.REDIS_SPEND_S / 86_400:g} days for budgets" in PRIVACY
+    assert config.REDIS_LEDGER_S == 14 * 31 * 86_400
+    assert "fourteen months" in PRIVACY
 
 
 def test_privacy_states_the_numbers_of_the_engine() -> None:
