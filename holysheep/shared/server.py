@@ -179,5 +179,6 @@ def _client(address: Address) -> Any:
 
 def _reason(error: Exception) -> str:
     """What Redis or the network says, on one line and not too long."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    # What stands after that names a script and a line of it.
+    text = " ".join(str(error).partition(" script: ")[0].split()) or type(error).__name__
     return text[:150].rstrip(".")
