@@ -1,5 +1,7 @@
 """Whether the plugin works."""
 
+from typing import Literal
+
 from endpoints import _adapter
 from holysheep.breaker import State
 from holysheep.config import VERSION
@@ -30,7 +32,7 @@ class Health(_adapter.Site):
                 "breakers": {} if engine is None else _own_breaker(engine),
                 "in_flight": 0 if engine is None else engine.in_flight,
                 "storage": "failing" if invocation.ledger.problem else "ok",
-                "redis": None,
+                "redis": None if engine is None else _redis(engine),
             }
             yield _adapter.Head(status=200 if is_up else 503)
             yield encoded(document)
@@ -40,6 +42,13 @@ def _own_breaker(engine: Engine) -> dict[str, State]:
     """The breaker of the default model; the others may be those of other workspaces."""
     model = engine.settings.default_model
     return {name: state for name, state in engine.breakers.items() if name == model}
+
+
+def _redis(engine: Engine) -> Literal["ok", "away"] | None:
+    """What is known of its Redis; nothing is asked. Calls go on without, so it may be away."""
+    if engine.link is None:
+        return None
+    return "ok" if engine.link.is_up else "away"
 
 
 def _is_up(visitor: _adapter.Visitor) -> bool:

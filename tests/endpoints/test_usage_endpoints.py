@@ -25,6 +25,7 @@ from tests.endpoints.support import (
 from tests.host.daemon import PluginProcess
 from tests.host.endpoints import EndpointServer
 from tests.nodes.support import NO_RETRIES, Llm, fresh_key, fresh_model
+from tests.redis_servers import RedisServer, redis_server_missing
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -394,6 +395,53 @@ def test_health_is_about_the_endpoint_s_own_model(endpoint: Endpoint) -> None:
 def test_health_without_a_key_is_one_of_the_two_words(endpoint: Endpoint) -> None:
     answer = endpoint.like(api_key=None).ask("GET", HEALTH)
     assert (answer.status, answer.json()) in [(200, {"status": "ok"}), (503, {"status": "down"})]
+
+
+def test_health_says_nothing_of_a_redis_where_there_is_none(endpoint: Endpoint) -> None:
+    assert endpoint.get(HEALTH).json()["redis"] is None
+    keyless = endpoint.like(api_key=None, redis_url="redis://127.0.0.1:1")
+    assert keyless.get(HEALTH).json()["redis"] is None
+
+
+def redis_state(endpoint: Endpoint) -> str:
+    """What health says of the Redis, which never makes it say that the endpoint is down."""
+    answer = endpoint.get(HEALTH)
+    assert (answer.status, answer.json()["status"]) == (200, "ok")
+    public = endpoint.ask("GET", HEALTH)
+    assert (public.status, public.json()) == (200, {"status": "ok"})
+    state: str = answer.json()["redis"]
+    return state
+
+
+@pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
+def test_health_says_whether_the_redis_is_away(endpoint: Endpoint) -> None:
+    with RedisServer(password="word-of-the-redis") as server:
+        shared = endpoint.like(redis_url=server.url)
+        shared.ok(message("a"))
+        assert server.calls()["evalsha"] > 0
+        assert redis_state(shared) == "ok"
+        server.stop()
+        shared.ok(message("b"))
+        assert redis_state(shared) == "away"
+        assert redis_state(shared.like(default_model=fresh_model())) == "away"
+        server.start()
+        until_s = time.perf_counter() + 10
+        while redis_state(shared) != "ok":
+            assert time.perf_counter() < until_s
+        health = shared.get(HEALTH).text
+        assert "word-of-the-redis" not in health
+        assert str(server.port) not in health
+    seen = repr((shared.plugin.stderr, shared.plugin.logs, shared.plugin.late))
+    assert "word-of-the-redis" not in seen
+
+
+def test_health_is_down_where_the_redis_url_is_none(endpoint: Endpoint) -> None:
+    wrong = endpoint.like(redis_url="http://:word-of-the-redis@127.0.0.1")
+    assert wrong.ask("GET", HEALTH).status == 503
+    answer = wrong.chat()
+    assert answer.status == 503
+    assert "redis_url must begin with" in answer.json()["error"]["message"]
+    assert "word-of-the-redis" not in answer.text
 
 
 def test_health_with_a_wrong_token_tells_no_more_than_without(endpoint: Endpoint) -> None:
