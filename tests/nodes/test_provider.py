@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from devtools.upstream import behaviours as do
 from tests.nodes.servers import Exchange, LoopbackServer, closed_port, json_answer
 from tests.nodes.support import PATIENCE_S, REFUSED_KEY, Llm, check_sentence, fresh_key
+from tests.redis_servers import RedisServer, redis_server_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +75,7 @@ def test_everything_that_is_optional_may_be_empty(
     names = (
         *("auth_header", "default_model", "requests_per_minute", "tokens_per_minute"),
         *("max_concurrency", "daily_budget_usd", "monthly_budget_usd", "price_overrides"),
+        "redis_url",
     )
     saved(plugin, upstream, **dict.fromkeys(names, ""))
     saved(plugin, upstream, **dict.fromkeys(names, None))
@@ -396,6 +399,88 @@ def test_http_to_a_port_with_tls(
         refused(plugin, upstream, base_url=f"{url}/v1")
 
 
+# --- a Redis ---
+
+REDIS_PASSWORD = "word-of-the-redis/%@"
+with_redis = pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
+
+
+def check_password_hidden(plugin: PluginProcess, *seen: object) -> None:
+    everything = [*seen, plugin.stderr, [*plugin.logs], [*plugin.late], plugin.storage.data]
+    for form in (REDIS_PASSWORD, "word-of-the-redis"):
+        assert form not in "".join(map(repr, everything))
+
+
+@with_redis
+def test_redis_that_will_do_is_accepted_and_then_used(
+    plugin: PluginProcess, upstream: Upstream
+) -> None:
+    with RedisServer(password=REDIS_PASSWORD) as server:
+        llm = Llm(plugin, upstream, redis_url=f" {server.url} ")
+        saved(plugin, upstream, **llm.credentials)
+        assert upstream.stats().models_calls == 1
+        assert server.calls()["evalsha"] == 1
+        result = llm.start().result(PATIENCE_S)
+        assert result.error is None
+        assert result.variables["meta"]["backend"] == "redis"
+        assert any(b":answer:" in key for key in keys_of(server))
+        check_password_hidden(plugin, result)
+
+
+def keys_of(server: RedisServer) -> list[bytes]:
+    """The keys, once the answer of a call is there, which is stored behind it."""
+    until_s = time.monotonic() + PATIENCE_S
+    keys: list[bytes] = []
+    while not any(b":answer:" in key for key in keys) and time.monotonic() < until_s:
+        keys = server.client().keys("holysheep:1:*")
+    return keys
+
+
+@with_redis
+def test_redis_that_cannot_be_used_is_refused_before_the_gateway_is_asked(
+    plugin: PluginProcess, upstream: Upstream
+) -> None:
+    with RedisServer(password=REDIS_PASSWORD) as server:
+        login = server.url.rpartition("@")[0]
+        refusals = {
+            f"{login}@127.0.0.1:{closed_port()}": "could not be reached",
+            f"redis://127.0.0.1:{server.port}": "wants a login",
+            f"{login}-not@127.0.0.1:{server.port}": "refused the login",
+            f"{login.replace('redis:', 'redis+cluster:')}@127.0.0.1:{server.port}": "is none",
+        }
+        for url, words in refusals.items():
+            message = refused(plugin, upstream, redis_url=url)
+            assert words in message
+            check_password_hidden(plugin, message)
+        server.become_replica_of_nobody_reachable()
+        assert "can only be read" in refused(plugin, upstream, redis_url=server.url)
+    assert upstream.requests() == []
+
+
+@with_redis
+def test_redis_that_is_frozen_is_told_within_two_seconds(
+    plugin: PluginProcess, upstream: Upstream
+) -> None:
+    with RedisServer(password=REDIS_PASSWORD) as server:
+        saved(plugin, upstream, redis_url=server.url)
+        server.freeze()
+        began_s = time.monotonic()
+        message = refused(plugin, upstream, redis_url=server.url)
+        assert time.monotonic() - began_s < 2
+        assert "did not answer within" in message
+        check_password_hidden(plugin, message)
+
+
+@with_redis
+def test_redis_over_tls_is_accepted_where_its_authority_is_named(
+    plugin: PluginProcess, upstream: Upstream
+) -> None:
+    with RedisServer(tls=True) as server:
+        saved(plugin, upstream, redis_url=server.url)
+        message = refused(plugin, upstream, redis_url=server.url.partition("?")[0])
+        assert "certificate of Redis could not be verified" in message
+
+
 # --- refused before anything is asked ---
 
 BAD_FIELDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
@@ -446,6 +531,12 @@ BAD_FIELDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "concurrency_zero": ({"max_concurrency": "0"}, ("max_concurrency", "1")),
     "concurrency_astronomic": ({"max_concurrency": "1e999999999"}, ("max_concurrency",)),
     "concurrency_half": ({"max_concurrency": "0.5"}, ("max_concurrency", "1")),
+    "redis_word": ({"redis_url": "redis"}, ("redis_url", "redis://")),
+    "redis_http": ({"redis_url": "http://127.0.0.1:6379"}, ("redis_url", "redis://")),
+    "redis_no_host": ({"redis_url": "redis://:word-of-the-redis@"}, ("redis_url", "host")),
+    "redis_port": ({"redis_url": "redis://127.0.0.1:99999"}, ("redis_url", "valid URL")),
+    "redis_option": ({"redis_url": "redis://127.0.0.1?socket_timeout=9"}, ("socket_timeout",)),
+    "redis_service": ({"redis_url": "redis+sentinel://127.0.0.1"}, ("redis_url", "service")),
     "prices_word": ({"price_overrides": "cheap"}, ("price_overrides",)),
     "prices_list": ({"price_overrides": "[1]"}, ("price_overrides",)),
     "prices_broken": ({"price_overrides": "{mine: {input: 1"}, ("price_overrides",)),
@@ -476,8 +567,11 @@ def test_unusable_field_is_refused_before_anything_is_asked(
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [BAD_FIELDS[name] for name in ("key_short", "url_ftp", "max_concurrency_word", "prices_word")],
-    ids=["key", "url", "limit", "prices"],
+    [
+        BAD_FIELDS[name]
+        for name in ("key_short", "url_ftp", "max_concurrency_word", "prices_word", "redis_no_host")
+    ],
+    ids=["key", "url", "limit", "prices", "redis"],
 )
 @pytest.mark.parametrize("on_error", ["fail", "continue"])
 def test_node_refuses_an_unusable_credential_too(
