@@ -1,6 +1,6 @@
 """One Redis, by redis-py: making a client, running scripts, and hearing news.
 
-This is the one module that imports redis-py, and it is imported by credentials with a ``redis_url``
+This module and ``check`` import redis-py, and are imported for credentials with a ``redis_url``
 alone: importing it takes longer than many a call.
 """
 
@@ -85,7 +85,7 @@ class RedisServer:
         """Run scripts one after the other, in one round trip if it can be. Raises likewise."""
 
         def evaluated(client: Any) -> None:
-            pipeline = client.pipeline(transaction=False)
+            pipeline = client.pipeline(False)
             for job in jobs:
                 pipeline.evalsha(job.script.sha, len(job.keys), *job.keys, *job.args())
             for job, found in zip(jobs, pipeline.execute(raise_on_error=False), strict=True):
@@ -107,7 +107,17 @@ class RedisServer:
         except Exception as error:
             # Whatever it is: no call fails for it. redis-py has errors of its own, those of the
             # network, and others where a connection is closed while it is read.
-            raise ServerError(_reason(error)) from error
+            raise ServerError(self._reason(error)) from error
+
+    def _reason(self, error: Exception) -> str:
+        """What Redis or the network says, on one line and not too long."""
+        # What stands after that names a script and a line of it.
+        text = " ".join(str(error).partition(" script: ")[0].split()) or type(error).__name__
+        password = self._address.options.get("password")
+        if password:
+            # A server that is too old repeats what it was told to log in with.
+            text = text.replace(password, "[redacted]")
+        return text[:150].rstrip(".")
 
     def hear(self, tell: Callable[[bytes], None], may_go_on: Callable[[], bool]) -> None:
         """Call ``tell`` with ``b""`` when subscribed, then with each message.
@@ -175,10 +185,3 @@ def _client(address: Address) -> Any:
         case _:
             host, port = address.hosts[0]
             return redis.Redis(host=host, port=port, retry=never, **options)
-
-
-def _reason(error: Exception) -> str:
-    """What Redis or the network says, on one line and not too long."""
-    # What stands after that names a script and a line of it.
-    text = " ".join(str(error).partition(" script: ")[0].split()) or type(error).__name__
-    return text[:150].rstrip(".")
