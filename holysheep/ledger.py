@@ -508,16 +508,18 @@ class Ledger:
                 budget.learn_month(earlier)
                 account.month_read_s = self._clock.monotonic()
                 account.month_read_on = today
-            budget.claim(limits, account.wanted_usd, worst_usd)
-            in_use, wanted = budget.in_use, budget.most(today)
+            # What was granted before stays granted, and calls may hold it in the meantime.
+            granted = max(budget.in_use, budget.most(today))
+            needed = budget.in_use + worst_usd
+            wanted = max(granted, budget.wish(limits, account.wanted_usd, worst_usd))
             spent, of_today = budget.spent(today), budget.of_today(limits)
         for _ in range(2):
             claim = spending.claim(
                 today,
                 self._process,
                 spent=spent,
-                in_use=in_use,
-                needed=in_use + worst_usd,
+                in_use=granted,
+                needed=needed,
                 wanted=wanted,
                 limits=of_today,
             )
@@ -571,18 +573,28 @@ class Ledger:
                     self._release()
                 now = (today, budget.spent(today), budget.most(today))
                 spending = account.spending
-                if spending is None or (account.told == now and not budget.is_held):
+                is_all = account.told == now and not budget.is_held
+                if spending is None or spending.is_over or is_all:
                     account.is_telling = False
                     return
-                if account.told == now or not spending.is_up:
+                if account.told == now or account.is_claiming or not spending.is_up:
                     # Kept until Redis is there again: it is a sum, so it may be said at any time.
                     continue
+                # Not beside a claim: what arrives later would undo what is granted.
+                account.is_claiming = True
             _, spent, most = now
-            with suppress(Away):
-                spending.claim(
-                    today, self._process, spent=spent, in_use=most, needed=most, wanted=most
-                )
-                account.told = now
+            try:
+                with suppress(Away):
+                    spending.claim(
+                        today, self._process, spent=spent, in_use=most, needed=most, wanted=most
+                    )
+                    account.told = now
+            finally:
+                with self._changed:
+                    account.is_claiming = False
+                    account.has_failed = False
+                    account.claims += 1
+                    self._changed.notify_all()
 
     def _must_read_month(self, account: _Account, today: date) -> bool:
         """Whether what was spent on the month's earlier days is to be read again.

@@ -23,6 +23,8 @@ from holysheep.shared.scripts import PREFIX
 from holysheep.types import Completion
 
 _log = logging.getLogger(__name__)
+_DEAF_S = 0.25
+"""How often who follows asks while no news can be heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,8 @@ class SharedAnswers:
                         " process. Raise timeout_s."
                     )
                 # The end of the lease is when a leader that has died is found out.
-                watch.wait(min(left_s, leader.left_s + 0.01))
+                patience_s = leader.left_s + 0.01 if self._link.hearing else _DEAF_S
+                watch.wait(min(left_s, patience_s))
 
     def _ask(self, wanted: Wanted, token: str, followed: str) -> "Found | Lead | _Leader":
         """A round trip. Raises the failure of the call that was followed, and ``Away``."""
@@ -120,7 +123,7 @@ class SharedAnswers:
                 if self._clock.monotonic() - landing.landed_s < min(ttl_s, wanted.ttl_s):
                     return completion
             until_s = min(wanted.until_s, self._clock.monotonic() + config.REDIS_TIMEOUT_S)
-            while wanted.identity in self._landings:
+            while wanted.identity in self._landings and self._link.is_up:
                 left_s = until_s - self._clock.monotonic()
                 if left_s <= 0:
                     break
@@ -138,7 +141,7 @@ class SharedAnswers:
         if kept is not None:
             # For when Redis is away.
             self._own.put(*kept)
-        key, ttl_s = (identity, "") if kept is None else (kept[0], kept[2])
+        key = identity if kept is None else kept[0]
         landing = _Landing(kept, self._clock.monotonic())
         with self._changed:
             self._landings[identity] = landing
@@ -149,10 +152,12 @@ class SharedAnswers:
         def args() -> list[Any]:
             value = self._encoded(outcome)
             is_small = len(value) <= config.REDIS_MAX_VALUE_BYTES
+            # It may have waited for Redis to be back.
+            left_s = 0.0 if kept is None else kept[2] - (self._clock.monotonic() - landing.landed_s)
             return [
                 token,
                 value if is_small else b"",
-                ttl_s if is_small else "",
+                left_s if is_small and left_s > 0 else "",
                 config.REDIS_STALE_S,
                 config.LANDED_S,
                 self._topic(identity),
@@ -163,6 +168,8 @@ class SharedAnswers:
             [self._entry(key), lease, self._landed(token)],
             args,
             done=lambda: self._is_over(identity, key, landing),
+            # Others would wait for it, and then ask for what is known.
+            is_kept=True,
         )
 
     def begin(self, identity: bytes, token: str) -> None:

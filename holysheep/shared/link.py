@@ -14,7 +14,7 @@ again. A message that is lost does no harm: each wait has an end, after which Re
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, Self
 
@@ -25,6 +25,7 @@ from holysheep.shared.scripts import PREFIX, Script, script
 
 _log = logging.getLogger(__name__)
 _MOST_WAITING = 10_000
+_MOST_KEPT = 1000
 _LINGERS_S = 1.0
 _AT_A_TIME = 20
 
@@ -41,13 +42,15 @@ class ServerError(Exception):
 class Job:
     """A script to run. ``args`` is asked for its arguments when it runs.
 
-    ``done`` is called when it has run, or will not.
+    ``done`` is called when it has run, or will not. One that ``is_kept`` waits for Redis to be back
+    where it goes away before.
     """
 
     script: Script
     keys: Sequence[str]
     args: Callable[[], Sequence[Any]]
     done: Callable[[], None] = lambda: None
+    is_kept: bool = False
 
 
 class Server(Protocol):
@@ -116,6 +119,11 @@ class Link:
         return self._is_up
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was ended for good."""
+        return self._is_closed
+
+    @property
     def losses(self) -> int:
         """How often it has gone away."""
         return self._losses
@@ -156,18 +164,23 @@ class Link:
         keys: Sequence[str],
         args: Callable[[], Sequence[Any]],
         done: Callable[[], None] = lambda: None,
+        *,
+        is_kept: bool = False,
     ) -> None:
         """Run a script behind the caller, in the order of such calls; ``done`` is called then.
 
         ``args`` makes its arguments, behind the caller as well. Where Redis goes away before, it is
-        not run, and ``done`` is called all the same.
+        not run, and ``done`` is called all the same; but one that ``is_kept`` is run, maybe once
+        more, when Redis is back.
         """
-        job = Job(self._script_of(name), keys, args, done)
+        job = Job(self._script_of(name), keys, args, done, is_kept)
         with self._changed:
-            is_taken = self._is_up and len(self._jobs) < _MOST_WAITING
+            most = _MOST_WAITING if self._is_up else _MOST_KEPT
+            may_wait = self._is_up or (is_kept and not self._is_closed)
+            is_taken = may_wait and len(self._jobs) < most
             if is_taken:
                 self._jobs.append(job)
-            begins = is_taken and not self._is_working
+            begins = is_taken and self._is_up and not self._is_working
             self._is_working = self._is_working or begins
             self._changed.notify_all()
         if not is_taken:
@@ -220,24 +233,37 @@ class Link:
             self._is_closed = True
             self._is_up = False
             self._problem = "it was closed"
+            jobs, self._jobs = self._jobs, deque()
             self._changed.notify_all()
+        for job in jobs:
+            job.done()
         self._server.close()
 
     # --- away, and back ---
 
-    def _lose(self, error: ServerError) -> None:
+    def _lose(self, error: ServerError, begun: Sequence[Job] = ()) -> None:
+        """Go on without Redis; ``begun`` are jobs that may not have run."""
         with self._changed:
-            if not self._is_up:
-                return
-            self._is_up = False
+            kept: deque[Job] = deque()
+            dropped: list[Job] = []
+            for job in (*begun, *self._jobs):
+                is_kept = job.is_kept and len(kept) < _MOST_KEPT and not self._is_closed
+                (kept if is_kept else dropped).append(job)
+            # Those that were begun may be what is wrong: they have one more try.
+            for index in range(min(len(begun), len(kept))):
+                kept[index] = replace(kept[index], is_kept=False)
+            self._jobs = kept
+            was_up, self._is_up = self._is_up, False
+        for job in dropped:
+            job.done()
+        if not was_up:
+            return
+        with self._changed:
             self._losses += 1
             self._hearing = 0
             self._problem = f"Redis cannot be used now: {error}."
             self._leases.clear()
-            jobs, self._jobs = self._jobs, deque()
         _log.warning("going on without Redis: %s", error)
-        for job in jobs:
-            job.done()
         self._tell_all()
         self._spawn(self._come_back)
 
@@ -259,8 +285,12 @@ class Link:
                     return
                 self._is_up = True
                 self._problem = ""
+                begins = bool(self._jobs) and not self._is_working
+                self._is_working = self._is_working or begins
                 self._changed.notify_all()
             _log.warning("Redis is used again")
+            if begins:
+                self._spawn(self._work)
             self._tell_all()
             return
 
@@ -272,14 +302,15 @@ class Link:
                 if not self._jobs:
                     # To begin a thread takes longer than most jobs, and one is rarely the last.
                     self._changed.wait(_LINGERS_S)
-                if not self._jobs:
+                if not self._jobs or not self._is_up:
                     self._is_working = False
                     return
                 jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), _AT_A_TIME))]
             try:
                 self._server.run_all(jobs)
             except ServerError as error:
-                self._lose(error)
+                self._lose(error, jobs)
+                continue
             for job in jobs:
                 job.done()
 
@@ -321,13 +352,15 @@ class Link:
                     self._changed.wait()
                 if is_over():
                     return
+            subscriptions = self._subscriptions
             try:
                 self._server.hear(self._told, lambda: self._is_up and not is_over())
                 pause_s = 0.0
             except ServerError as error:
                 # Scripts may work all the same, so it is they who say whether Redis is away.
                 _log.info("no news from Redis: %s", error)
-                pause_s = config.REDIS_PAUSE_MAX_S
+                has_heard = self._subscriptions > subscriptions
+                pause_s = config.REDIS_PAUSE_S if has_heard else config.REDIS_PAUSE_MAX_S
             with self._changed:
                 if is_over():
                     return

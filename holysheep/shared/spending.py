@@ -41,6 +41,11 @@ class SharedSpending:
         """Whether others can be told and asked."""
         return self._link.is_up
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody can be told any more."""
+        return self._link.is_closed
+
     def claim(
         self,
         day: date,
