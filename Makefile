@@ -2,7 +2,7 @@
 # ARGS is passed on, for example: make test ARGS="-k limiter"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-web lint fix demo package bench live clean FORCE
+.PHONY: help setup test test-web test-redis lint fix demo package bench live clean FORCE
 
 VENV := .venv
 RUN := $(VENV)/bin/python -m
@@ -12,15 +12,18 @@ export PYTHON
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
-		printf '  make %-8s %s\n' "$$name" "$$what"; done
+		printf '  make %-10s %s\n' "$$name" "$$what"; done
 
 setup: $(STAMP) ## virtual environment with the pinned requirements, in .venv
 
-test: $(STAMP) ## all tests but those in a browser; no network, no key
-	@$(RUN) pytest -n 3 --dist loadgroup --ignore tests/web $(ARGS)
+test: $(STAMP) ## all tests but those below; no network, no key
+	@$(RUN) pytest -n 3 --dist loadgroup --ignore tests/web --ignore tests/shared $(ARGS)
 
 test-web: $(STAMP) ## tests of the dashboard in Chromium, which has to be on PATH
 	@$(RUN) pytest tests/web $(ARGS)
+
+test-redis: $(STAMP) ## tests of several processes on one Redis, most need redis-server
+	@$(RUN) pytest -n 3 --dist loadgroup tests/shared $(ARGS)
 
 lint: $(STAMP) ## style, formatting, types
 	@$(RUN) ruff check .
