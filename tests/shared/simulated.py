@@ -59,6 +59,7 @@ class SimulatedRedis:
         self._callers: list[Task] = []
         self._expected = 0
         self._living: list[Task] = []
+        self._doomed: list[Task] = []
 
     def process(self) -> Process:
         """One more process that uses it."""
@@ -76,6 +77,8 @@ class SimulatedRedis:
         def live() -> Any:
             self._living.append(task)
             try:
+                if task in self._doomed:
+                    raise Killed
                 return work(*args, **options)
             finally:
                 self._living.remove(task)
@@ -97,13 +100,15 @@ class SimulatedRedis:
         return [task.outcome for task in callers]
 
     def kill(self, task: Task, *, after_s: float) -> None:
-        """Have a caller interrupted where it waits, if it has begun."""
+        """Have a caller interrupted where it waits then, or when it begins."""
+        self.spawn(self.throw, task, after_s=after_s)
 
-        def throw() -> None:
-            if task in self._living:
-                self.time.throw(task, Killed())
-
-        self.spawn(throw, after_s=after_s)
+    def throw(self, task: Task) -> None:
+        """Interrupt a caller."""
+        if task in self._living:
+            self.time.throw(task, Killed())
+        else:
+            self._doomed.append(task)
 
     def go_away(self, *, refuses: bool = False) -> None:
         """Answer nobody from now on."""
@@ -169,7 +174,7 @@ class Process:
 
     def __init__(self, redis: SimulatedRedis, number: int) -> None:
         self.server = Connection(redis, self)
-        self._time = redis.time
+        self._redis = redis
         self._tasks: list[Task] = []
         self.link = Link(
             self.server,
@@ -181,13 +186,15 @@ class Process:
 
     def spawn(self, work: Callable[[], None]) -> None:
         """Have ``work`` done beside the callers."""
-        self._tasks.append(self._time.spawn(work))
+        self._tasks.append(self._redis.time.spawn(work))
 
     def die(self, *callers: Task) -> None:
         """End all that it does, ``callers`` too, and reach Redis no more."""
         self.server.is_dead = True
-        for task in (*self._tasks, *callers):
-            self._time.throw(task, Killed())
+        for task in self._tasks:
+            self._redis.time.throw(task, Killed())
+        for task in callers:
+            self._redis.throw(task)
 
     def check(self) -> None:
         """Raise what went wrong beside the callers."""
