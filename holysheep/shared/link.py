@@ -233,6 +233,7 @@ class Link:
             self._is_closed = True
             self._is_up = False
             self._problem = "it was closed"
+            self._leases.clear()
             jobs, self._jobs = self._jobs, deque()
             self._changed.notify_all()
         for job in jobs:
@@ -311,6 +312,8 @@ class Link:
             except ServerError as error:
                 self._lose(error, jobs)
                 continue
+            except Exception:  # noqa: BLE001 - one of them alone is wrong, and others follow
+                _log.exception("a job behind the calls cannot be run")
             for job in jobs:
                 job.done()
 
@@ -322,7 +325,7 @@ class Link:
             with self._changed:
                 # Those that were taken in the meantime have time.
                 due = [(key, token) for key, token in before.items() if key in self._leases]
-                if not self._leases:
+                if not self._leases or self._is_closed:
                     self._is_keeping = False
                     return
             for key, token in due:

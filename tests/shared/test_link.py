@@ -245,7 +245,6 @@ def test_jobs_of_a_link_that_is_closed_end() -> None:
     assert world.written == []
 
 
-@pytest.mark.xfail(raises=ZeroDivisionError, reason="such a job ends the worker for good")
 def test_a_job_whose_arguments_cannot_be_made_does_not_stop_those_that_follow() -> None:
     world = World()
 
@@ -325,7 +324,6 @@ def test_leases_are_dropped_when_redis_goes_away() -> None:
     assert lease_left_s(world) is None
 
 
-@pytest.mark.xfail(reason="whoever renews leases goes on after the link was closed")
 def test_leases_are_dropped_when_the_link_is_closed() -> None:
     world = World()
 

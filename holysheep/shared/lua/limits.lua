@@ -2,7 +2,8 @@
 --
 -- A bucket's level is what may be taken now. It is negative where places were given out ahead:
 -- each caller then has a time of its own, in the order in which they asked. `given` sums up what
--- was given back by calls that are through: all who wait are due so much earlier.
+-- was given back by calls that are through: all who wait are due so much earlier. `spare` is what
+-- was given back of places in the line that nobody used: no more than a bucket could have kept.
 
 local function refill(level, rate, seconds)
   return math.min(rate, level + math.max(0, seconds) * rate / 60)
@@ -10,20 +11,21 @@ end
 
 local function buckets_of(key, request_rate, token_rate)
   local stored = redis.call('HMGET', key, 'at', 'requests', 'request_rate', 'requests_given',
-    'tokens', 'token_rate', 'tokens_given')
+    'tokens', 'token_rate', 'tokens_given', 'requests_spare', 'tokens_spare')
   local seconds = now - number(stored[1], now)
-  local function bucket(rate, level, old_rate, given)
+  local function bucket(rate, level, old_rate, given, spare)
     old_rate = number(old_rate, rate)
     -- No limit leaves a bucket alone: what was taken from it stays taken.
     level = refill(number(level, old_rate), old_rate, seconds)
     if rate > 0 then
       level, old_rate = level + rate - old_rate, rate
     end
-    return {rate = rate, kept_rate = old_rate, level = level, given = number(given, 0)}
+    return {rate = rate, kept_rate = old_rate, level = level, given = number(given, 0),
+      spare = level < 0 and number(spare, 0) or 0}
   end
   return {
-    requests = bucket(request_rate, stored[2], stored[3], stored[4]),
-    tokens = bucket(token_rate, stored[5], stored[6], stored[7]),
+    requests = bucket(request_rate, stored[2], stored[3], stored[4], stored[8]),
+    tokens = bucket(token_rate, stored[5], stored[6], stored[7], stored[9]),
   }
 end
 
@@ -33,7 +35,8 @@ local function save_buckets(key, buckets)
     'requests', text(requests.level), 'request_rate', text(requests.kept_rate),
     'requests_given', text(requests.given),
     'tokens', text(tokens.level), 'token_rate', text(tokens.kept_rate),
-    'tokens_given', text(tokens.given))
+    'tokens_given', text(tokens.given),
+    'requests_spare', text(requests.spare), 'tokens_spare', text(tokens.spare))
   -- When it is full again there is nothing to remember.
   local seconds = 60
   for _, bucket in pairs(buckets) do
@@ -58,6 +61,11 @@ end
 
 local function put_back(bucket, amount, is_through)
   if bucket.rate > 0 then
+    if not is_through and bucket.level < 0 then
+      -- The one that is due next is among what a bucket would hold.
+      amount = math.min(amount, math.max(0, bucket.rate - 1 - bucket.spare))
+      bucket.spare = bucket.spare + amount
+    end
     bucket.level = math.min(bucket.rate, bucket.level + amount)
     if is_through then
       bucket.given = bucket.given + amount
