@@ -110,7 +110,9 @@ def test_storm_of_mixed_faults_loses_no_row(quick_batch: BatchNode) -> None:
     check_nothing_lost(outcome, queries)
     assert outcome.values["succeeded"] >= 150
     assert outcome.values["skipped"] == 0
-    assert set(outcome.error_types) <= {"", "bad_request", "bad_response", "connection_failed"}
+    # Whichever of the faults a row has met when its retries were over.
+    retried = {"bad_response", "connection_failed", "rate_limited", "server_error"}
+    assert set(outcome.error_types) <= {"", "bad_request"} | retried
     assert outcome.values["upstream_calls"] <= quick_batch.calls
 
 
