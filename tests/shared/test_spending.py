@@ -177,10 +177,6 @@ def test_no_history_passes_a_budget(
     assert shared.ask() >= shared.total
 
 
-FLOATS = "0.206 - 0.140 is less than 0.066 in Lua, so that a claim that fits exactly is not granted"
-
-
-@pytest.mark.xfail(reason=FLOATS)
 def test_the_last_of_a_budget_is_granted_at_once_if_it_fits_exactly() -> None:
     shared = Shared("0.206", count=2)
     shared.spawn(0, worst="0.140", cost="0.140")
@@ -190,7 +186,6 @@ def test_the_last_of_a_budget_is_granted_at_once_if_it_fits_exactly() -> None:
     assert shared.redis.ran["spend"] < 10
 
 
-@pytest.mark.xfail(reason=FLOATS)
 def test_the_last_of_a_budget_is_given_to_one_alone() -> None:
     shared = Shared("0.206", count=3)
     shared.spawn(0, worst="0.140", cost="0.140")

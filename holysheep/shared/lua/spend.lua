@@ -28,7 +28,8 @@ for index = 6, 7 do
     claim = math.min(claim, number(ARGV[index]) - claimed)
   end
 end
-if claim < number(ARGV[4]) then
+-- Amounts have twelve places, and sums of them here a little more.
+if claim < number(ARGV[4]) - 5e-13 then
   claim = number(ARGV[3])
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. string.format('%.12f', claim))
