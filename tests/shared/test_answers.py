@@ -294,6 +294,16 @@ def test_what_has_just_landed_is_a_hit_in_its_process_before_redis_has_it(latenc
     assert len(shared.below.calls) == 1
 
 
+def test_what_has_just_landed_is_a_hit_for_a_call_that_would_go_about_it_otherwise_too() -> None:
+    shared = Shared(answered("a"), latency_s=0.2)
+
+    def again_otherwise() -> list[str]:
+        return [shared.stacks[0].state_of(max_retries=number) for number in range(3)]
+
+    shared.redis.spawn(again_otherwise)
+    assert shared.run() == [["miss", "hit", "hit"]]
+
+
 @pytest.mark.parametrize(
     "behaviour",
     [

@@ -19,6 +19,7 @@ from holysheep.budget import Limits
 from holysheep.errors import BudgetExceeded
 from holysheep.ledger import Ledger
 from holysheep.shared.spending import SharedSpending
+from tests.engine.disk import Disk
 from tests.fakes import START_S, Killed, VirtualTime
 from tests.shared.simulated import SimulatedRedis
 
@@ -372,6 +373,34 @@ def test_an_answer_that_is_lost_does_not_count_twice() -> None:
     shared.redis.spawn(lambda: None, after_s=40.0)
     shared.run()
     assert shared.ask() == shared.total == Decimal("0.14")
+
+
+def test_what_the_storage_knows_of_those_who_are_gone_is_said_again_when_redis_is_emptied() -> None:
+    shared = Shared("0.1", count=2)
+    disk = Disk(shared.time)
+
+    def spend(number: int, amount: str) -> bool:
+        spender = shared.all[number]
+        store = disk.open()
+        try:
+            with spender.ledger.invocation("test", store=store) as opened:
+                purse = opened.purse(CREDENTIAL, shared.limits, spender.spending)
+                try:
+                    purse.hold(Decimal(amount), shared.time.monotonic() + 60)
+                except BudgetExceeded:
+                    return False
+                purse.settle(Decimal(amount), Decimal(amount))
+                return True
+        finally:
+            store.close()
+
+    shared.redis.spawn(spend, 0, "0.08")
+    shared.redis.spawn(shared.all[0].process.die, after_s=10.0)
+    shared.redis.spawn(shared.redis.data.flushall, after_s=11.0)
+    shared.redis.spawn(spend, 1, "0.05", after_s=12.0)
+    shared.redis.spawn(spend, 1, "0.01", after_s=13.0)
+    assert shared.run()[0::3] == [True, False]
+    assert shared.ask(1) == Decimal("0.09")
 
 
 # --- days and months ----------------------------------------------------------------------------
