@@ -156,19 +156,16 @@ class Budget:
             today = utc_day(self._clock)
             self._spent[today] = self.spent(today) + exact_usd(spent_usd)
 
-    def claim(self, limits: Limits, wanted_usd: Decimal, each_usd: Decimal) -> None:
-        """Claim ``wanted_usd`` more than is in use, and something for calls to come.
+    def to_claim(self, limits: Limits, wanted_usd: Decimal, each_usd: Decimal) -> Decimal:
+        """What to claim in all: ``wanted_usd`` beyond what is in use, and more for calls to come.
 
-        To be stored before anything is spent of it.
+        ``each_usd`` is what one call needs. To be stored, and then ``granted``, before anything is
+        spent of it. What was granted before stays so: calls may hold it in the meantime.
         """
-        self._claimed[utc_day(self._clock)] = self.wish(limits, wanted_usd, each_usd)
-
-    def wish(self, limits: Limits, wanted_usd: Decimal, each_usd: Decimal) -> Decimal:
-        """What to claim in all; ``each_usd`` is what one call needs."""
         room = self._room(limits)
         ahead = min(each_usd * _CLAIM_CALLS, max(room - wanted_usd, Decimal(0)) / _CLAIM_PART)
         more = max(each_usd, min(wanted_usd + exact_usd(ahead), room))
-        return self.in_use + more
+        return max(self.most(utc_day(self._clock)), self.in_use + more)
 
     def granted(self, most_usd: Decimal) -> None:
         """A claim was granted, or a part of it: what this process may have spent today at most."""

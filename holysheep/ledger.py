@@ -81,6 +81,7 @@ class _Account:
 
     budget: Budget
     wanted_usd: Decimal = Decimal(0)
+    asked_usd: Decimal | None = None
     claims: int = 0
     is_claiming: bool = False
     has_failed: bool = False
@@ -445,12 +446,14 @@ class Ledger:
 
     def _doc(self, day: date, book: _Book) -> DayDoc:
         """A day as it is to be stored; the caller holds the lock."""
-        budgets = {name: account.budget for name, account in self._accounts.items()}
-        return DayDoc(
-            Tally(book.tally).bounded(config.LEDGER_PROCESS_ROWS),
-            {name: amount for name, budget in budgets.items() if (amount := budget.spent(day))},
-            {name: amount for name, budget in budgets.items() if (amount := budget.most(day))},
-        )
+        doc = DayDoc(Tally(book.tally).bounded(config.LEDGER_PROCESS_ROWS))
+        for name, account in self._accounts.items():
+            if spent := account.budget.spent(day):
+                doc.spent[name] = spent
+            asked = account.asked_usd if day == self._today() else None
+            if most := asked or account.budget.most(day):
+                doc.claimed[name] = most
+        return doc
 
     def _may_hold(self, account: _Account, limits: Limits, worst_usd: Decimal) -> bool:
         """Whether a call need not claim anything first; the caller holds the lock."""
@@ -473,19 +476,26 @@ class Ledger:
             with self._turn():
                 with self._changed:
                     self._release()
-                    account.budget.claim(limits, account.wanted_usd, worst_usd)
-                    self._book()
+                    account.asked_usd = account.budget.to_claim(
+                        limits, account.wanted_usd, worst_usd
+                    )
+                    self._book().version += 1
                     today = self._today()
                 with suppress(StoreError), self._watched():
                     self._write_day(self._relay, today, checks=True)
                     self._learn(credential, limits, with_month=limits.monthly is not None)
                     has_failed = False
         finally:
-            with self._changed:
-                account.is_claiming = False
-                account.has_failed = has_failed
-                account.claims += 1
-                self._changed.notify_all()
+            account.asked_usd = None
+            self._end_claim(account, has_failed=has_failed)
+
+    def _end_claim(self, account: _Account, *, has_failed: bool) -> None:
+        """Tell those who wait for it that a claim has ended."""
+        with self._changed:
+            account.is_claiming = False
+            account.has_failed = has_failed
+            account.claims += 1
+            self._changed.notify_all()
 
     def _claim_shared(
         self,
@@ -511,7 +521,7 @@ class Ledger:
             # What was granted before stays granted, and calls may hold it in the meantime.
             granted = max(budget.in_use, budget.most(today))
             needed = budget.in_use + worst_usd
-            wanted = max(granted, budget.wish(limits, account.wanted_usd, worst_usd))
+            wanted = budget.to_claim(limits, account.wanted_usd, worst_usd)
             spent, of_today = budget.spent(today), budget.of_today(limits)
         for _ in range(2):
             claim = spending.claim(
@@ -590,11 +600,7 @@ class Ledger:
                     )
                     account.told = now
             finally:
-                with self._changed:
-                    account.is_claiming = False
-                    account.has_failed = False
-                    account.claims += 1
-                    self._changed.notify_all()
+                self._end_claim(account, has_failed=False)
 
     def _must_read_month(self, account: _Account, today: date) -> bool:
         """Whether what was spent on the month's earlier days is to be read again.
@@ -629,6 +635,8 @@ class Ledger:
                 account.month_read_s = account.learned_s
                 account.month_read_on = today
             self._tell_damage(damaged)
+            if account.asked_usd is not None:
+                account.budget.granted(account.asked_usd)
             claimed = account.budget.most(today)
             spent = others.spent.get(credential, Decimal(0))
             most = others.claimed.get(credential, Decimal(0))

@@ -44,6 +44,11 @@ def usd(amount: float | str) -> Decimal:
     return Decimal(str(amount))
 
 
+def claim(budget: Budget, limits: Limits, wanted_usd: Decimal, each_usd: Decimal) -> None:
+    """Claim as much as a ledger would, and have all of it granted."""
+    budget.granted(budget.to_claim(limits, wanted_usd, each_usd))
+
+
 def a_ledger(clock: Clock | None = None) -> Ledger:
     return Ledger(clock or FakeClock(), spawn_thread)
 
@@ -249,14 +254,14 @@ def test_what_was_not_claimed_covers_nothing() -> None:
 
 def test_a_claim_covers_the_calls_that_wait_for_it_and_a_small_part_of_the_rest() -> None:
     budget = Budget(FakeClock())
-    budget.claim(Limits(daily=usd(1)), wanted_usd=usd("0.4"), each_usd=usd("0.1"))
+    claim(budget, Limits(daily=usd(1)), usd("0.4"), usd("0.1"))
     assert budget.covers(usd("0.4"))
     assert not budget.covers(usd("0.4") + usd("0.6") / 20 + usd("0.01"))
 
 
 def test_a_claim_where_there_is_plenty_covers_ten_calls_ahead() -> None:
     budget = Budget(FakeClock())
-    budget.claim(Limits(daily=usd(1000)), wanted_usd=usd("0.1"), each_usd=usd("0.1"))
+    claim(budget, Limits(daily=usd(1000)), usd("0.1"), usd("0.1"))
     assert budget.covers(usd("1.1"))
     assert not budget.covers(usd("1.11"))
 
@@ -264,7 +269,7 @@ def test_a_claim_where_there_is_plenty_covers_ten_calls_ahead() -> None:
 def test_what_is_held_of_a_claim_covers_nothing_else() -> None:
     limits = Limits(daily=usd(1))
     budget = Budget(FakeClock())
-    budget.claim(limits, wanted_usd=usd(1), each_usd=usd(1))
+    claim(budget, limits, usd(1), usd(1))
     budget.hold(limits, usd("0.75"))
     assert not budget.covers(usd("0.26"))
     budget.settle(usd("0.75"), usd("0.5"))
@@ -275,7 +280,7 @@ def test_what_is_held_of_a_claim_covers_nothing_else() -> None:
 def test_a_claim_is_for_the_day_on_which_it_was_made() -> None:
     clock = FakeClock()
     budget = Budget(clock)
-    budget.claim(Limits(daily=usd(1)), wanted_usd=usd(1), each_usd=usd(1))
+    claim(budget, Limits(daily=usd(1)), usd(1), usd(1))
     clock.sleep(DAY_S)
     assert not budget.covers(usd("0.01"))
 
@@ -292,7 +297,7 @@ def test_what_others_have_claimed_cannot_be_spent() -> None:
 def test_a_claim_gives_way_to_what_others_have_claimed_but_not_what_is_in_use() -> None:
     limits = Limits(daily=usd(1))
     budget = Budget(FakeClock())
-    budget.claim(limits, wanted_usd=usd(1), each_usd=usd("0.1"))
+    claim(budget, limits, usd(1), usd("0.1"))
     budget.hold(limits, usd("0.25"))
     budget.learn(limits, (usd("0.5"), usd("0.5")))
     assert budget.most(TODAY) == usd("0.5")
@@ -313,7 +318,7 @@ def test_of_two_that_claim_at_the_same_time_both_are_covered_only_if_there_is_en
 
     def claims(number: int) -> Iterator[None]:
         budget = budgets[number]
-        budget.claim(limits, worst[number], worst[number])
+        claim(budget, limits, worst[number], worst[number])
         yield
         stored[number] = budget.most(TODAY)
         yield
@@ -332,7 +337,7 @@ def test_of_two_that_claim_at_the_same_time_both_are_covered_only_if_there_is_en
 def test_what_is_released_is_what_is_not_in_use() -> None:
     limits = Limits(daily=usd(1))
     budget = Budget(FakeClock())
-    budget.claim(limits, wanted_usd=usd(1), each_usd=usd(1))
+    claim(budget, limits, usd(1), usd(1))
     budget.settle(Decimal(0), usd("0.25"))
     budget.release()
     assert budget.most(TODAY) == usd("0.25")
@@ -342,7 +347,7 @@ def test_what_is_released_is_what_is_not_in_use() -> None:
 def test_what_was_claimed_stays_so_while_calls_are_under_way() -> None:
     limits = Limits(daily=usd(1))
     budget = Budget(FakeClock())
-    budget.claim(limits, wanted_usd=usd(1), each_usd=usd(1))
+    claim(budget, limits, usd(1), usd(1))
     budget.hold(limits, usd("0.25"))
     budget.release()
     assert budget.most(TODAY) == usd(1)

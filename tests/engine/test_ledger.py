@@ -287,6 +287,26 @@ def test_processes_together_never_pass_a_budget_and_use_nearly_all_of_it(
     assert done(time.run())[0] * Decimal("0.007") == upstream.total
 
 
+def test_calls_that_come_while_a_claim_is_stored_hold_nothing_of_it() -> None:
+    time, disk = a_disk(latency_s=0.1)
+    limits = Limits(daily=Decimal(1))
+    other, process = Process(disk, time, "other"), Process(disk, time, "one")
+
+    def hold(process: Process, worst: str) -> bool:
+        with process.invocation() as opened:
+            try:
+                opened.purse(CREDENTIAL, limits).hold(Decimal(worst), time.monotonic() + 60)
+            except BudgetExceeded:
+                return False
+            time.sleep(30)
+            return True
+
+    time.spawn(hold, other, "0.95")
+    for number in range(5):
+        time.spawn(hold, process, "0.04", after_s=10 + number * 0.05)
+    assert sorted(done(time.run())[:6]) == [False] * 4 + [True] * 2
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_restart_does_not_forget_what_was_spent(seed: int) -> None:
     time, disk = a_disk(seed)
