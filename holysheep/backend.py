@@ -29,6 +29,11 @@ class Backend:
     storage: SharedStore | None = None
     link: Link | None = None
 
+    def forget(self) -> None:
+        """End it: nobody uses this credential any more."""
+        if isinstance(self.limiter, SharedLimiter):
+            self.limiter.forget()
+
 
 def own_backend(settings: Settings, shelf: Shelf, breakers: OwnBreakers, clock: Clock) -> Backend:
     """The process's own memory."""

@@ -22,7 +22,6 @@ from holysheep.ratelimit import PauseRecheck, RateLimitLayer
 from holysheep.result import ChatResult, build_result, empty_result, figures_of, upstream_figures
 from holysheep.retry import RetryLayer
 from holysheep.settings import Settings
-from holysheep.shared.limits import SharedLimiter
 from holysheep.singleflight import Flights, SingleFlightLayer
 from holysheep.structured import StructuredLayer, parse_answer
 from holysheep.tally import CACHED_STATES, Dimensions
@@ -100,8 +99,7 @@ class CredentialState:
     def forget(self) -> None:
         """End it: nobody uses this credential any more."""
         self.close()
-        if isinstance(self.backend.limiter, SharedLimiter):
-            self.backend.limiter.forget()
+        self.backend.forget()
 
 
 class Engine:

@@ -20,7 +20,7 @@ from holysheep import config
 from holysheep.bucket import TokenBucket
 from holysheep.errors import LimitBeyondDeadline, LimiterTimeout
 from holysheep.gate import Gate, Passage
-from holysheep.ports import Clock, Condition
+from holysheep.ports import Clock, Signal
 from holysheep.wording import span
 
 
@@ -120,7 +120,7 @@ class RateLimiter:
             self._requests = self._bucket("requests", requests_per_minute)
             self._tokens = self._bucket("tokens", tokens_per_minute)
             for waiter in self._queue:
-                waiter.poke()
+                waiter.signal.give()
 
     def reserve(
         self,
@@ -142,7 +142,7 @@ class RateLimiter:
             if not self._queue and self._delay(waiter, self._clock.monotonic()) <= 0:
                 return self._take(waiter)
             self._refuse_if_hopeless(waiter, deadline_s)
-            waiter.condition = self._clock.condition()
+            waiter.signal = Signal(self._clock.condition())
             self._queue.append(waiter)
         try:
             while True:
@@ -154,7 +154,7 @@ class RateLimiter:
                     soonest = delay if math.isfinite(delay) else self._pause_left(waiter, now)
                     if now >= deadline_s or now + soonest > deadline_s:
                         raise self._refusal(waiter, delay)
-                waiter.wait(min(delay, deadline_s - now))
+                waiter.signal.wait(min(delay, deadline_s - now))
         finally:
             with self._lock:
                 self._queue.remove(waiter)
@@ -182,7 +182,7 @@ class RateLimiter:
             self._model_gates.setdefault(model, Gate()).pause(now, seconds, admitted_s)
             for waiter in self._queue:
                 # Those who would wait in vain are told at once.
-                waiter.poke()
+                waiter.signal.give()
 
     def _bucket(self, what: str, rate: float) -> TokenBucket | None:
         """The bucket for a rate. No limit leaves it alone: what was taken from it stays taken."""
@@ -237,7 +237,7 @@ class RateLimiter:
         """Wake those whose turn may have come: the first that no pause holds back."""
         now = self._clock.monotonic()
         for waiter in self._queue:
-            waiter.poke()
+            waiter.signal.give()
             if self._gate_delay(waiter, now) <= 0:
                 break
 
@@ -368,26 +368,13 @@ class Reservation:
 
 
 class _Waiter:
-    """A caller in the queue. A poke tells it to look again whether it is its turn."""
+    """A caller in the queue. Its signal, once it waits, says to look whether it is its turn."""
 
-    __slots__ = ("_poked", "condition", "is_fallback", "model", "tokens")
+    __slots__ = ("is_fallback", "model", "signal", "tokens")
 
-    condition: Condition
+    signal: Signal
 
     def __init__(self, model: str, tokens: float, *, is_fallback: bool) -> None:
         self.model = model
         self.tokens = tokens
         self.is_fallback = is_fallback
-        self._poked = False
-
-    def poke(self) -> None:
-        with self.condition:
-            self._poked = True
-            self.condition.notify_all()
-
-    def wait(self, seconds: float) -> None:
-        """Wait until poked, or for ``seconds``."""
-        with self.condition:
-            if not self._poked:
-                self.condition.wait(seconds)
-            self._poked = False

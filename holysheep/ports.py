@@ -43,6 +43,29 @@ class Condition(Lock, Protocol):
         ...
 
 
+class Signal:
+    """Tells one who waits to look again. What comes before the wait is not lost."""
+
+    __slots__ = ("_changed", "_is_given")
+
+    def __init__(self, condition: Condition) -> None:
+        self._changed = condition
+        self._is_given = False
+
+    def give(self) -> None:
+        """Wake who waits, or who waits next."""
+        with self._changed:
+            self._is_given = True
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the signal, ``seconds`` at most."""
+        with self._changed:
+            if not self._is_given:
+                self._changed.wait(seconds)
+            self._is_given = False
+
+
 class Clock(Protocol):
     """Time and waiting. All spans and points are seconds."""
 

@@ -19,7 +19,7 @@ from holysheep.errors import HolySheepError, SharedAnswerLate
 from holysheep.ports import Clock
 from holysheep.shared.codec import decoded, encoded_answer, encoded_failure
 from holysheep.shared.link import Away, Link
-from holysheep.shared.scripts import PREFIX
+from holysheep.shared.scripts import root_of
 from holysheep.types import Completion
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class SharedAnswers:
 
     def __init__(self, link: Link, fingerprint: str, secret: str, own: Shelf, clock: Clock) -> None:
         self._link = link
-        self._root = f"{PREFIX}:{{{fingerprint}}}"
+        self._root = root_of(fingerprint)
         self._secret = secret
         self._own = own
         self._clock = clock
@@ -52,7 +52,7 @@ class SharedAnswers:
     def get(self, key: bytes) -> Completion | None:
         """The answer of ``key``, expired or not."""
         try:
-            value = self._link.run("kept", [self._entry(key)])
+            value = self._link.run("keyvalue", [self._entry(key)], ["HGET", "value"])
         except Away:
             return self._own.get(key)
         found = None if value is None else self._read(value)

@@ -14,7 +14,7 @@ from holysheep import config
 from holysheep.breaker import Breaker, OwnBreakers, State, Verdict, circuit_open
 from holysheep.ports import Clock
 from holysheep.shared.link import Away, Link
-from holysheep.shared.scripts import PREFIX
+from holysheep.shared.scripts import root_of
 
 _STATES: dict[bytes, State] = {b"closed": "closed", b"open": "open", b"half_open": "half_open"}
 
@@ -56,7 +56,7 @@ class SharedBreaker:
         self._clock = clock
         self._threshold = failures
         self._open_s = open_s
-        root = f"{PREFIX}:{{{tag}}}"
+        root = root_of(tag)
         self._keys = [f"{root}:breaker", f"{root}:probe"]
         self._view: _View | None = None
         # The token of the probe that this process has made, by its epoch.

@@ -16,7 +16,7 @@ from holysheep import config
 from holysheep.errors import SettingsError
 from holysheep.shared.address import Address, parse_redis_url
 from holysheep.shared.link import ServerError
-from holysheep.shared.scripts import NEWS, PREFIX, script
+from holysheep.shared.scripts import CHECK_KEY, NEWS, script
 from holysheep.shared.server import RedisServer
 
 OLDEST = (6, 2)
@@ -48,7 +48,7 @@ def check_redis(url: str) -> None:
         facts = _facts(server)
         _check_version(facts)
         _check_kind(address, facts)
-        server.run(script("check"), [f"{PREFIX}:check"], [])
+        server.run(script("check"), [CHECK_KEY], [])
         server.ask(_subscribe)
         _check_memory(facts)
     except ServerError as error:

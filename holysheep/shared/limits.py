@@ -14,13 +14,14 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 
 from holysheep import config
 from holysheep.limiter import Place, RateLimiter, beyond_deadline, held_to_the_end, no_room
-from holysheep.ports import Clock, Condition
+from holysheep.ports import Clock, Signal
 from holysheep.shared.link import Away, Link
-from holysheep.shared.scripts import PREFIX
+from holysheep.shared.scripts import root_of
 
 _Line = deque["_Caller"]
 _SHARED = ""
@@ -34,7 +35,7 @@ class SharedLimiter:
         self._link = link
         self._own = own
         self._clock = clock
-        self._root = f"{PREFIX}:{{{fingerprint}}}"
+        self._root = root_of(fingerprint)
         self._topic = f"limits:{fingerprint}"
         self._lock = clock.lock()
         # What was given back of requests and tokens, since ever, as far as this process knows.
@@ -74,7 +75,8 @@ class SharedLimiter:
         Raises ``LimiterTimeout`` if the credential's own limits leave no room in time, and
         ``LimitBeyondDeadline`` if upstream has asked to wait longer; nothing is taken then.
         """
-        caller = _Caller(model, tokens, deadline_s, self._clock.condition(), is_fallback)
+        signal = Signal(self._clock.condition())
+        caller = _Caller(model, tokens, deadline_s, is_fallback, signal)
         try:
             line = self._lines.get((model, is_fallback))
             held_s = 0.0
@@ -113,7 +115,7 @@ class SharedLimiter:
                         return place
                     held_s = place
                 patience_s = caller.deadline_s - now
-                caller.wait(min(held_s, patience_s) if is_first else patience_s)
+                caller.signal.wait(min(held_s, patience_s) if is_first else patience_s)
                 held_s = 0.0
                 if self._link.losses != losses:
                     raise Away
@@ -130,7 +132,7 @@ class SharedLimiter:
             with self._lock:
                 line.remove(caller)
                 if line:
-                    line[0].poke()
+                    line[0].signal.give()
                 else:
                     del self._lines[key]
 
@@ -193,14 +195,14 @@ class SharedLimiter:
                 # Later than planned: a call before it has used more than it had said.
                 if now >= caller.deadline_s:
                     raise no_room(*self._rates, left_s)
-                caller.wait(min(left_s, caller.deadline_s - now))
+                caller.signal.wait(min(left_s, caller.deadline_s - now))
                 if self._link.losses != losses:
                     raise Away
         finally:
             with self._lock:
                 self._tickets.remove(caller)
                 if self._tickets:
-                    self._tickets[0].poke()
+                    self._tickets[0].signal.give()
             if not is_due:
                 self._settle(1, caller.tokens, is_through=False)
 
@@ -252,7 +254,7 @@ class SharedLimiter:
             # Those who would wait in vain are told at once.
             for line in self._lines.values():
                 for caller in line:
-                    caller.poke()
+                    caller.signal.give()
 
     def _heard(self, payload: bytes) -> None:
         match payload.decode().split(" "):
@@ -260,7 +262,7 @@ class SharedLimiter:
                 with self._lock:
                     self._given = (float(requests), float(tokens))
                     if self._tickets:
-                        self._tickets[0].poke()
+                        self._tickets[0].signal.give()
             case ["paused", shared_s, name, seconds]:
                 self._remember(float(shared_s), name, float(seconds))
             case ["opened"]:
@@ -268,14 +270,14 @@ class SharedLimiter:
             case _:
                 with self._lock:
                     for caller in self._tickets:
-                        caller.poke()
+                        caller.signal.give()
                 self._poke_first()
 
     def _poke_first(self) -> None:
         with self._lock:
             for line in self._lines.values():
                 if line:
-                    line[0].poke()
+                    line[0].signal.give()
 
     def _keys(self, model: str) -> list[str]:
         gate = f"{self._root}:gate"
@@ -346,32 +348,15 @@ class _Ticket:
         return due_s
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _Caller:
-    """Who waits. A poke tells him to look again."""
+    """Who wants a place. His signal, while he waits, says to look again."""
 
-    __slots__ = ("_has_news", "condition", "deadline_s", "is_fallback", "model", "tokens")
-
-    def __init__(
-        self, model: str, tokens: float, deadline_s: float, condition: Condition, is_fallback: bool
-    ) -> None:
-        self.model = model
-        self.tokens = tokens
-        self.deadline_s = deadline_s
-        self.condition = condition
-        self.is_fallback = is_fallback
-        self._has_news = False
-
-    def poke(self) -> None:
-        with self.condition:
-            self._has_news = True
-            self.condition.notify_all()
-
-    def wait(self, seconds: float) -> None:
-        """Wait until poked, or for ``seconds``."""
-        with self.condition:
-            if not self._has_news:
-                self.condition.wait(seconds)
-            self._has_news = False
+    model: str
+    tokens: float
+    deadline_s: float
+    is_fallback: bool
+    signal: Signal
 
 
 def _name(model: str) -> str:

@@ -20,8 +20,8 @@ from typing import Any, Protocol, Self
 
 from holysheep import config
 from holysheep.fair import FairSemaphore
-from holysheep.ports import Clock, Rng, Spawn
-from holysheep.shared.scripts import PREFIX, Script, script
+from holysheep.ports import Clock, Rng, Signal, Spawn
+from holysheep.shared.scripts import CHECK_KEY, Script, script
 
 _log = logging.getLogger(__name__)
 _MOST_WAITING = 10_000
@@ -38,8 +38,12 @@ class ServerError(Exception):
     """Redis did not do what was asked. ``str`` is safe to show."""
 
 
+Command = tuple[Script, Sequence[str], Sequence[Any]]
+"""A script, its keys and its arguments."""
+
+
 @dataclass(frozen=True, slots=True)
-class Job:
+class _Job:
     """A script to run. ``args`` is asked for its arguments when it runs.
 
     ``done`` is called when it has run, or will not. One that ``is_kept`` waits for Redis to be back
@@ -60,7 +64,7 @@ class Server(Protocol):
         """What the script returns. Raises ``ServerError``, after one time limit at most."""
         ...
 
-    def run_all(self, jobs: Sequence[Job]) -> None:
+    def run_all(self, commands: Sequence[Command]) -> None:
         """Run scripts one after the other, in one round trip if it can be. Raises likewise."""
         ...
 
@@ -103,7 +107,7 @@ class Link:
         self._is_closed = False
         self._problem = ""
         self._losses = 0
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[_Job] = deque()
         self._is_working = False
         self._hearing = 0
         self._subscriptions = 0
@@ -173,15 +177,14 @@ class Link:
         not run, and ``done`` is called all the same; but one that ``is_kept`` is run, maybe once
         more, when Redis is back.
         """
-        job = Job(self._script_of(name), keys, args, done, is_kept)
+        job = _Job(self._script_of(name), keys, args, done, is_kept)
         with self._changed:
             most = _MOST_WAITING if self._is_up else _MOST_KEPT
             may_wait = self._is_up or (is_kept and not self._is_closed)
             is_taken = may_wait and len(self._jobs) < most
             if is_taken:
                 self._jobs.append(job)
-            begins = is_taken and self._is_up and not self._is_working
-            self._is_working = self._is_working or begins
+            begins = self._begins_to_work()
             self._changed.notify_all()
         if not is_taken:
             done()
@@ -242,11 +245,11 @@ class Link:
 
     # --- away, and back ---
 
-    def _lose(self, error: ServerError, begun: Sequence[Job] = ()) -> None:
+    def _lose(self, error: ServerError, begun: Sequence[_Job] = ()) -> None:
         """Go on without Redis; ``begun`` are jobs that may not have run."""
         with self._changed:
-            kept: deque[Job] = deque()
-            dropped: list[Job] = []
+            kept: deque[_Job] = deque()
+            dropped: list[_Job] = []
             for job in (*begun, *self._jobs):
                 is_kept = job.is_kept and len(kept) < _MOST_KEPT and not self._is_closed
                 (kept if is_kept else dropped).append(job)
@@ -277,7 +280,7 @@ class Link:
             try:
                 # What was open may lead to where the master was.
                 self._server.close()
-                self._server.run(self._script_of("check"), [f"{PREFIX}:check"], [])
+                self._server.run(self._script_of("check"), [CHECK_KEY], [])
             except ServerError as error:
                 self._problem = f"Redis cannot be used now: {error}."
                 continue
@@ -286,8 +289,7 @@ class Link:
                     return
                 self._is_up = True
                 self._problem = ""
-                begins = bool(self._jobs) and not self._is_working
-                self._is_working = self._is_working or begins
+                begins = self._begins_to_work()
                 self._changed.notify_all()
             _log.warning("Redis is used again")
             if begins:
@@ -296,6 +298,12 @@ class Link:
             return
 
     # --- behind the calls ---
+
+    def _begins_to_work(self) -> bool:
+        """Whether somebody must be found to do the jobs; the caller holds the lock."""
+        begins = bool(self._jobs) and self._is_up and not self._is_working
+        self._is_working = self._is_working or begins
+        return begins
 
     def _work(self) -> None:
         while True:
@@ -307,15 +315,23 @@ class Link:
                     self._is_working = False
                     return
                 jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), _AT_A_TIME))]
+            ready = [(job, args) for job in jobs if (args := self._args_of(job)) is not None]
             try:
-                self._server.run_all(jobs)
+                self._server.run_all([(job.script, job.keys, args) for job, args in ready])
             except ServerError as error:
-                self._lose(error, jobs)
+                self._lose(error, [job for job, _ in ready])
                 continue
-            except Exception:  # noqa: BLE001 - one of them alone is wrong, and others follow
-                _log.exception("a job behind the calls cannot be run")
-            for job in jobs:
+            for job, _ in ready:
                 job.done()
+
+    def _args_of(self, job: _Job) -> Sequence[Any] | None:
+        """The arguments of a job; ``None`` where they cannot be made, which ends it."""
+        try:
+            return job.args()
+        except Exception:  # noqa: BLE001 - whatever it is, it is this job's alone
+            _log.exception("a job behind the calls cannot be run")
+            job.done()
+            return None
 
     def _keep(self) -> None:
         while True:
@@ -399,8 +415,7 @@ class Watch:
     def __init__(self, link: Link, topic: bytes, clock: Clock) -> None:
         self._link = link
         self._topic = topic
-        self._changed = clock.condition()
-        self._has_news = False
+        self._signal = Signal(clock.condition())
 
     def __enter__(self) -> Self:
         self._link.hear(self._topic, self._tell)
@@ -411,12 +426,7 @@ class Watch:
 
     def wait(self, seconds: float) -> None:
         """Wait for news, ``seconds`` at most."""
-        with self._changed:
-            if not self._has_news:
-                self._changed.wait(seconds)
-            self._has_news = False
+        self._signal.wait(seconds)
 
     def _tell(self, _: bytes) -> None:
-        with self._changed:
-            self._has_news = True
-            self._changed.notify_all()
+        self._signal.give()

@@ -12,6 +12,8 @@ PREFIX = "holysheep:1"
 """Of all keys. The number is the version of what lies behind them."""
 NEWS = f"{PREFIX}:news"
 """The channel on which processes tell each other what has changed."""
+CHECK_KEY = f"{PREFIX}:check"
+"""What ``check`` writes."""
 
 SERVER_TIME = """
 local time = redis.call('TIME')
@@ -33,6 +35,8 @@ _BEFORE = {
     "pause": ("limits",),
     "admit": ("breaker",),
     "report": ("breaker",),
+    "spend": ("spending",),
+    "spent": ("spending",),
 }
 
 
@@ -53,6 +57,11 @@ def script(name: str, time: str = SERVER_TIME) -> Script:
     # What Redis calls scripts by; nothing depends on its being hard to forge.
     sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
     return Script(name, text, sha)
+
+
+def root_of(tag: str) -> str:
+    """What keys of one credential, or one breaker, begin with; a cluster keeps them together."""
+    return f"{PREFIX}:{{{tag}}}"
 
 
 def _read(name: str) -> str:

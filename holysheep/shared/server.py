@@ -17,7 +17,7 @@ from redis.sentinel import Sentinel
 
 from holysheep import config
 from holysheep.shared.address import Address
-from holysheep.shared.link import Job, ServerError
+from holysheep.shared.link import Command, ServerError
 from holysheep.shared.scripts import NEWS, Script
 
 _LIMITS = {
@@ -81,24 +81,25 @@ class RedisServer:
             else:
                 connection.disconnect()
 
-    def run_all(self, jobs: Sequence[Job]) -> None:
+    def run_all(self, commands: Sequence[Command]) -> None:
         """Run scripts one after the other, in one round trip if it can be. Raises likewise."""
 
         def evaluated(client: Any) -> None:
             pipeline = client.pipeline(False)
-            for job in jobs:
-                pipeline.evalsha(job.script.sha, len(job.keys), *job.keys, *job.args())
-            for job, found in zip(jobs, pipeline.execute(raise_on_error=False), strict=True):
+            for script, keys, args in commands:
+                pipeline.evalsha(script.sha, len(keys), *keys, *args)
+            answers = pipeline.execute(raise_on_error=False)
+            for (script, keys, args), found in zip(commands, answers, strict=True):
                 if isinstance(found, NoScriptError):
-                    client.eval(job.script.text, len(job.keys), *job.keys, *job.args())
+                    client.eval(script.text, len(keys), *keys, *args)
                 elif isinstance(found, Exception):
                     raise found
 
-        if len(jobs) > 1 and self._address.kind != "cluster":
+        if len(commands) > 1 and self._address.kind != "cluster":
             self.ask(evaluated)
             return
-        for job in jobs:
-            self.run(job.script, job.keys, job.args())
+        for script, keys, args in commands:
+            self.run(script, keys, args)
 
     def ask[Answer](self, question: Callable[[Any], Answer]) -> Answer:
         """What ``question`` finds out with redis-py's client. Raises ``ServerError``."""

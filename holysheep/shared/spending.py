@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from holysheep import config
 from holysheep.shared.link import Link
-from holysheep.shared.scripts import PREFIX
+from holysheep.shared.scripts import root_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class SharedSpending:
 
     def __init__(self, link: Link, fingerprint: str) -> None:
         self._link = link
-        self._root = f"{PREFIX}:{{{fingerprint}}}:spend"
+        self._root = f"{root_of(fingerprint)}:spend"
 
     @property
     def is_up(self) -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 
 from holysheep import config
 from holysheep.shared.link import Away, Link
-from holysheep.shared.scripts import PREFIX
+from holysheep.shared.scripts import root_of
 from holysheep.store import StoreError
 
 
@@ -13,7 +13,7 @@ class SharedStore:
 
     def __init__(self, link: Link, fingerprint: str) -> None:
         self._link = link
-        self._root = f"{PREFIX}:{{{fingerprint}}}"
+        self._root = root_of(fingerprint)
 
     def read(self, key: str) -> bytes | None:
         """The value of ``key``; ``None`` = there is none."""

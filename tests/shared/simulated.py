@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import fakeredis
 
 from holysheep import config
-from holysheep.shared.link import Job, Link, ServerError
+from holysheep.shared.link import Command, Link, ServerError
 from holysheep.shared.scripts import NEWS, Script, script
 from tests.fakes import Killed, VirtualTime
 
@@ -222,11 +222,9 @@ class Connection:
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return self._round_trip(lambda: self._redis.evaluate(script, keys, args))
 
-    def run_all(self, jobs: Sequence[Job]) -> None:
-        asked = [(job.script, job.keys, job.args()) for job in jobs]
-
+    def run_all(self, commands: Sequence[Command]) -> None:
         def evaluate_all() -> None:
-            for each in asked:
+            for each in commands:
                 self._redis.evaluate(*each)
 
         self._round_trip(evaluate_all)

@@ -258,6 +258,22 @@ def test_a_job_whose_arguments_cannot_be_made_does_not_stop_those_that_follow() 
     assert world.done == ["bad", 1]
 
 
+def test_such_a_job_takes_none_of_its_round_trip_with_it() -> None:
+    world = World()
+
+    def caller() -> None:
+        world.write(1)
+        world.link.later("keyvalue", ["a"], lambda: [1 // 0], lambda: world.done.append("bad"))
+        world.write(2)
+        world.time.sleep(1.0)
+        assert world.link.is_up
+
+    world.redis.spawn(caller)
+    assert world.redis.run() == [None]
+    assert sorted(world.done, key=str) == [1, 2, "bad"]
+    assert world.redis.ran["keyvalue"] == 2
+
+
 # --- leases -------------------------------------------------------------------------------------
 
 

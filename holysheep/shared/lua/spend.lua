@@ -4,19 +4,7 @@
 -- for today or '', seconds to keep it. Amounts in USD; the last three of the process are sums
 -- since the day began, and `in use` is spent plus what is held for calls under way.
 -- Returns {claimed, spent by others, claimed by others, id of this record}.
-local spent, claimed = 0, 0
-local others = redis.call('HGETALL', KEYS[1])
-local id
-for index = 1, #others, 2 do
-  local name, amounts = others[index], others[index + 1]
-  if name == 'id' then
-    id = amounts
-  elseif name ~= ARGV[1] then
-    local theirs, most = string.match(amounts, '(%S+) (%S+)')
-    spent = spent + number(theirs)
-    claimed = claimed + math.max(number(theirs), number(most))
-  end
-end
+local spent, claimed, id = sums_of(KEYS[1], ARGV[1])
 if not id then
   -- A new day, or all was lost: whoever knows more may say so.
   id = text(now)
