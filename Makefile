@@ -17,13 +17,13 @@ help: ## list the targets
 setup: $(STAMP) ## virtual environment with the pinned requirements, in .venv
 
 test: $(STAMP) ## all tests but those below; no network, no key
-	@$(RUN) pytest -n 3 --dist loadgroup --ignore tests/web --ignore tests/shared $(ARGS)
+	@$(RUN) pytest -n 3 --dist loadgroup --ignore tests/web --ignore tests/redis $(ARGS)
 
 test-web: $(STAMP) ## tests of the dashboard in Chromium, which has to be on PATH
 	@$(RUN) pytest tests/web $(ARGS)
 
-test-redis: $(STAMP) ## tests of several processes on one Redis, most need redis-server
-	@$(RUN) pytest -n 3 --dist loadgroup tests/shared $(ARGS)
+test-redis: $(STAMP) ## tests of several processes on one Redis, need redis-server
+	@$(RUN) pytest -n 3 --dist loadgroup tests/redis $(ARGS)
 
 lint: $(STAMP) ## style, formatting, types
 	@$(RUN) ruff check .

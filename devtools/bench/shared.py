@@ -9,7 +9,7 @@ from devtools.bench.figures import Figure, compared
 from devtools.upstream.behaviours import ok
 from devtools.upstream.control import Upstream
 from tests.host.daemon import PROJECT_ROOT
-from tests.redis_servers import RedisServer, redis_server_missing
+from tests.redis.servers import RedisServer, redis_server_missing
 
 MODEL_S = 0.02
 """How long the gateway takes: short for a model, long enough for what runs behind the calls."""

@@ -25,7 +25,7 @@ from tests.endpoints.support import (
 from tests.host.daemon import PluginProcess
 from tests.host.endpoints import EndpointServer
 from tests.nodes.support import NO_RETRIES, Llm, fresh_key, fresh_model
-from tests.redis_servers import RedisServer, redis_server_missing
+from tests.redis.servers import RedisServer, needs_redis_server
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -413,7 +413,7 @@ def redis_state(endpoint: Endpoint) -> str:
     return state
 
 
-@pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
+@needs_redis_server
 def test_health_says_whether_the_redis_is_away(endpoint: Endpoint) -> None:
     with RedisServer(password="word-of-the-redis") as server:
         shared = endpoint.like(redis_url=server.url)

@@ -37,7 +37,7 @@ from tests.engine.raw_servers import (
     forget_proxies,
     replies,
 )
-from tests.redis_servers import RedisServer, redis_server_missing
+from tests.redis.servers import RedisServer, needs_redis_server
 
 CLOCK = SystemClock()
 PAGE = {"content-type": "text/html"}
@@ -269,7 +269,7 @@ class TestRedis:
         engine = engine_for(upstream.url, redis_url=f"redis://127.0.0.1:{closed_port()}")
         assert list_models(engine, clock=CLOCK)
 
-    @pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
+    @needs_redis_server
     def test_one_that_works_stops_and_freezes(self, upstream: Upstream, engine_for: Any) -> None:
         with RedisServer(password="secret-word") as server:
             engine = engine_for(upstream.url, redis_url=server.url)
@@ -291,7 +291,7 @@ class TestRedis:
             client.check()
             client.close()
 
-    @pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
+    @needs_redis_server
     def test_a_key_that_is_refused_is_told_all_the_same(
         self, upstream: Upstream, engine_for: Any
     ) -> None:

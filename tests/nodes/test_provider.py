@@ -11,7 +11,7 @@ import pytest
 from devtools.upstream import behaviours as do
 from tests.nodes.servers import Exchange, LoopbackServer, closed_port, json_answer
 from tests.nodes.support import PATIENCE_S, REFUSED_KEY, Llm, check_sentence, fresh_key
-from tests.redis_servers import RedisServer, redis_server_missing
+from tests.redis.servers import RedisServer, needs_redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -402,7 +402,6 @@ def test_http_to_a_port_with_tls(
 # --- a Redis ---
 
 REDIS_PASSWORD = "word-of-the-redis/%@"
-with_redis = pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
 
 
 def check_password_hidden(plugin: PluginProcess, *seen: object) -> None:
@@ -411,7 +410,7 @@ def check_password_hidden(plugin: PluginProcess, *seen: object) -> None:
         assert form not in "".join(map(repr, everything))
 
 
-@with_redis
+@needs_redis_server
 def test_redis_that_will_do_is_accepted_and_then_used(
     plugin: PluginProcess, upstream: Upstream
 ) -> None:
@@ -436,7 +435,7 @@ def keys_of(server: RedisServer) -> list[bytes]:
     return keys
 
 
-@with_redis
+@needs_redis_server
 def test_redis_that_cannot_be_used_is_refused_before_the_gateway_is_asked(
     plugin: PluginProcess, upstream: Upstream
 ) -> None:
@@ -457,7 +456,7 @@ def test_redis_that_cannot_be_used_is_refused_before_the_gateway_is_asked(
     assert upstream.requests() == []
 
 
-@with_redis
+@needs_redis_server
 def test_redis_that_is_frozen_is_told_within_two_seconds(
     plugin: PluginProcess, upstream: Upstream
 ) -> None:
@@ -471,7 +470,7 @@ def test_redis_that_is_frozen_is_told_within_two_seconds(
         check_password_hidden(plugin, message)
 
 
-@with_redis
+@needs_redis_server
 def test_redis_over_tls_is_accepted_where_its_authority_is_named(
     plugin: PluginProcess, upstream: Upstream
 ) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devtools.upstream import behaviours as do
-from tests.redis_servers import RedisServer, Sentinels, redis_server_missing
-from tests.shared.processes import (
+from tests.redis.processes import (
     COST,
     USAGE,
     Crowd,
@@ -22,13 +21,14 @@ from tests.shared.processes import (
     until,
     workers_of,
 )
+from tests.redis.servers import RedisServer, Sentinels, needs_redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from devtools.upstream import Upstream
 
-pytestmark = pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
+pytestmark = needs_redis_server
 
 BACK_S = 5.0
 LONGER_S = 1.2
@@ -36,9 +36,8 @@ LONGER_S = 1.2
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
+def server(shared_server: RedisServer) -> RedisServer:
+    return shared_server
 
 
 @pytest.fixture(scope="module")

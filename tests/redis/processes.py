@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from devtools.upstream import Upstream
-    from tests.redis_servers import RedisServer
+    from tests.redis.servers import RedisServer
 
 __all__ = [
     "COST",
@@ -148,7 +148,7 @@ class Worker:
         self._is_over = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "tests.shared.processes", flavour],
+            [sys.executable, "-m", "tests.redis.processes", flavour],
             cwd=_ROOT,
             env=os.environ | {"PYTHONPATH": str(_ROOT)},
             stdin=subprocess.PIPE,

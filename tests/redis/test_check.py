@@ -18,30 +18,17 @@ from holysheep.shared import check
 from holysheep.shared.check import RULES, check_redis
 from holysheep.shared.server import RedisServer as ServerOfCheck
 from tests.engine.raw_servers import Link, RawServer, closed_port
-from tests.redis_servers import RedisCluster3, RedisServer, Sentinels, redis_server_missing
+from tests.redis.servers import RedisCluster3, RedisServer, Sentinels, needs_redis_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from holysheep.shared.address import Address
 
-with_redis = pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "p@ss/word:%41"
 """With all that has a meaning in URLs."""
-
-
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared_server: RedisServer) -> RedisServer:
-    shared_server.flush()
-    return shared_server
 
 
 def refusal(url: str, *secrets: str) -> str:
@@ -67,13 +54,13 @@ def as_cluster(url: str) -> str:
 # --- fine ---
 
 
-@with_redis
+@needs_redis_server
 def test_a_redis_that_will_do(server: RedisServer) -> None:
     check_redis(server.url)
     check_redis(server.url)
 
 
-@with_redis
+@needs_redis_server
 def test_a_check_leaves_nothing_behind(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +84,7 @@ def test_a_check_leaves_nothing_behind(
         assert time.monotonic() < until_s
 
 
-@with_redis
+@needs_redis_server
 def test_a_check_is_no_trouble_to_a_redis_that_has_the_script(server: RedisServer) -> None:
     check_redis(server.url)
     server.reset_calls()
@@ -107,33 +94,33 @@ def test_a_check_is_no_trouble_to_a_redis_that_has_the_script(server: RedisServe
     assert "eval" not in asked
 
 
-@with_redis
+@needs_redis_server
 @pytest.mark.parametrize("policy", ["volatile-lru", "volatile-ttl", "allkeys-lru"])
 def test_a_memory_limit_with_a_policy_that_makes_room_is_fine(policy: str) -> None:
     with RedisServer(maxmemory=64 * 2**20, maxmemory_policy=policy) as server:
         check_redis(server.url)
 
 
-@with_redis
+@needs_redis_server
 def test_a_password_and_its_escapes() -> None:
     with RedisServer(password=PASSWORD) as server:
         check_redis(server.url)
 
 
-@with_redis
+@needs_redis_server
 def test_tls_whose_authority_is_named() -> None:
     with RedisServer(tls=True) as server:
         check_redis(server.url)
 
 
-@with_redis
+@needs_redis_server
 def test_a_cluster_that_is_named_as_one() -> None:
     with RedisCluster3() as cluster:
         check_redis(cluster.url)
         check_redis(f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.nodes[2].port}")
 
 
-@with_redis
+@needs_redis_server
 def test_a_master_that_a_sentinel_knows() -> None:
     with Sentinels() as sentinels:
         check_redis(sentinels.url)
@@ -160,7 +147,7 @@ def test_a_password_in_place_of_the_host_is_not_repeated() -> None:
     assert "reached" in refusal("redis://the-password-alone", "the-password-alone")
 
 
-@with_redis
+@needs_redis_server
 def test_a_redis_that_is_frozen(server: RedisServer) -> None:
     sentinel = f"redis+sentinel://127.0.0.1:{server.port}/mymaster"
     server.freeze()
@@ -172,7 +159,7 @@ def test_a_redis_that_is_frozen(server: RedisServer) -> None:
         server.thaw()
 
 
-@with_redis
+@needs_redis_server
 def test_a_cluster_one_node_of_which_is_frozen() -> None:
     """The one that has the key, of another than the one that is asked first."""
     with RedisCluster3() as cluster:
@@ -219,7 +206,7 @@ def test_something_that_never_answers() -> None:
 # --- login and TLS ---
 
 
-@with_redis
+@needs_redis_server
 def test_a_login_that_is_wrong_or_missing() -> None:
     with RedisServer(password=PASSWORD) as server:
         address = f"127.0.0.1:{server.port}"
@@ -231,7 +218,7 @@ def test_a_login_that_is_wrong_or_missing() -> None:
             assert missing.startswith("Redis wants a login. Put user and password before the host")
 
 
-@with_redis
+@needs_redis_server
 def test_tls_that_cannot_be_trusted() -> None:
     with RedisServer(tls=True) as server:
         message = refusal(server.url.partition("?")[0])
@@ -243,7 +230,7 @@ def test_tls_that_cannot_be_trusted() -> None:
         check_redis(f"rediss://127.0.0.1:{server.port}?ssl_cert_reqs=none&ssl_check_hostname=false")
 
 
-@with_redis
+@needs_redis_server
 def test_tls_to_a_server_that_speaks_none(server: RedisServer) -> None:
     assert "whether TLS (rediss://) is right there" in refusal(f"rediss://127.0.0.1:{server.port}")
 
@@ -254,7 +241,7 @@ def test_tls_to_a_server_that_answers_otherwise() -> None:
     assert message.startswith("A TLS connection to Redis could not be made. ")
 
 
-@with_redis
+@needs_redis_server
 def test_files_for_tls_that_are_of_no_use(server: RedisServer, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pem"
     broken.write_text("no certificate")
@@ -334,13 +321,13 @@ def test_an_answer_that_repeats_the_password_is_not_shown(filler: bytes) -> None
     assert message == "Redis refused what it was asked. Check redis_url."
 
 
-@with_redis
+@needs_redis_server
 def test_another_refusal_is_told_in_the_words_of_redis(server: RedisServer) -> None:
     message = refusal(f"redis://127.0.0.1:{server.port}/9999")
     assert message == "Redis cannot be used: DB index is out of range."
 
 
-@with_redis
+@needs_redis_server
 def test_a_cluster_that_is_not_named_as_one() -> None:
     with RedisCluster3() as cluster:
         for node in cluster.nodes:
@@ -348,7 +335,7 @@ def test_a_cluster_that_is_not_named_as_one() -> None:
             assert message.startswith("redis_url leads to a cluster. Begin it with redis+cluster:")
 
 
-@with_redis
+@needs_redis_server
 def test_a_cluster_is_noticed_without_info_where_the_key_is_elsewhere() -> None:
     with RedisCluster3() as cluster:
         for node in cluster.nodes:
@@ -365,13 +352,13 @@ def _told(url: str) -> str | None:
     return None
 
 
-@with_redis
+@needs_redis_server
 def test_a_single_redis_that_is_named_a_cluster(server: RedisServer) -> None:
     message = refusal(as_cluster(server.url))
     assert message.startswith("redis_url says that Redis is a cluster, and it is none. ")
 
 
-@with_redis
+@needs_redis_server
 def test_sentinels_that_are_not_named_as_such_and_others_that_are_none() -> None:
     with Sentinels() as sentinels:
         plain = refusal(f"redis://127.0.0.1:{sentinels.sentinel.port}")
@@ -389,7 +376,7 @@ def test_sentinels_that_are_not_named_as_such_and_others_that_are_none() -> None
 # --- what it lets one do ---
 
 
-@with_redis
+@needs_redis_server
 def test_a_replica_that_can_only_be_read(server: RedisServer) -> None:
     server.become_replica_of_nobody_reachable()
     try:
@@ -398,7 +385,7 @@ def test_a_replica_that_can_only_be_read(server: RedisServer) -> None:
         server.become_master()
 
 
-@with_redis
+@needs_redis_server
 def test_a_redis_without_memory(server: RedisServer) -> None:
     server.fill()
     try:
@@ -409,7 +396,7 @@ def test_a_redis_without_memory(server: RedisServer) -> None:
     assert "volatile-lru" in message
 
 
-@with_redis
+@needs_redis_server
 def test_a_memory_limit_that_ends_in_refusals() -> None:
     with RedisServer(maxmemory=64 * 2**20) as server:
         message = refusal(server.url)
@@ -419,7 +406,7 @@ def test_a_memory_limit_that_ends_in_refusals() -> None:
         check_redis(server.url)
 
 
-@with_redis
+@needs_redis_server
 @pytest.mark.parametrize(
     "rules",
     [
@@ -444,7 +431,7 @@ def test_a_user_who_may_not_do_what_is_needed(rules: str) -> None:
     assert message.endswith(RULES)
 
 
-@with_redis
+@needs_redis_server
 def test_a_user_of_a_cluster_who_may_not_ask_for_it() -> None:
     rules = "~holysheep:* &holysheep:* +@all -cluster"
     with RedisServer(users=[f"user alice on >pw {rules}"], cluster=True) as server:
@@ -453,7 +440,7 @@ def test_a_user_of_a_cluster_who_may_not_ask_for_it() -> None:
         )
 
 
-@with_redis
+@needs_redis_server
 @pytest.mark.parametrize("rules", [RULES, RULES.replace("+info", "")])
 def test_the_rules_that_are_told_will_do(rules: str) -> None:
     users = [f"user alice on >pw {rules}", "user default off"]
@@ -463,7 +450,7 @@ def test_the_rules_that_are_told_will_do(rules: str) -> None:
         check_redis(as_cluster(cluster.url))
 
 
-@with_redis
+@needs_redis_server
 def test_what_info_would_have_told_is_not_asked_where_it_is_forbidden() -> None:
     users = ["user alice on >pw ~* &* +@all -info"]
     with RedisServer(users=users, maxmemory=64 * 2**20) as server:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
+import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
@@ -43,6 +44,7 @@ __all__ = [
     "RedisServerError",
     "SentinelServer",
     "Sentinels",
+    "needs_redis_server",
     "redis_server_missing",
 ]
 
@@ -91,6 +93,10 @@ def redis_server_missing() -> str:
         f"needs redis-server {_OLDEST} or newer on PATH, and {found}; Debian 12 and "
         "Ubuntu 24.04 have it: apt-get update && apt-get install -y redis-server"
     )
+
+
+needs_redis_server = pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
+"""For tests that start a server: without one they are skipped, and say what is missing."""
 
 
 class RedisServerError(Exception):
@@ -510,32 +516,42 @@ class _ClusterNode(RedisServer):
             self.ask("CLUSTER ADDSLOTSRANGE", self._first, self._last)
 
 
-class RedisCluster3:
-    """A cluster of three masters without replicas; ``nodes`` have the slots in rising order."""
+class _Together:
+    """Servers that belong together; a context manager."""
 
-    def __init__(self) -> None:
-        self.nodes: tuple[RedisServer, ...] = tuple(_ClusterNode(n, 3) for n in range(3))
+    def __init__(self, *servers: _Server) -> None:
+        self._servers = servers
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as opening:
-            for node in self.nodes:
-                opening.enter_context(node)
-            for node in self.nodes:
-                for other in self.nodes:
-                    if node is not other:
-                        node.ask("CLUSTER MEET", "127.0.0.1", other.port)
-            self.wait_until_whole()
+            for server in self._servers:
+                opening.enter_context(server)
+            self._join()
             self._open = opening.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
+
+    def _join(self) -> None:
+        """Return when each knows the others."""
+        raise NotImplementedError
+
+
+class RedisCluster3(_Together):
+    """A cluster of three masters without replicas; ``nodes`` have the slots in rising order."""
+
+    def __init__(self) -> None:
+        self.nodes: tuple[RedisServer, ...] = tuple(_ClusterNode(n, 3) for n in range(3))
+        super().__init__(*self.nodes)
+
+    def _join(self) -> None:
+        for node in self.nodes:
+            for other in self.nodes:
+                if node is not other:
+                    node.ask("CLUSTER MEET", "127.0.0.1", other.port)
+        self.wait_until_whole()
 
     @property
     def url(self) -> str:
@@ -585,7 +601,7 @@ class SentinelServer(_Server):
         return (state["port"], state["flags"]) == (master.port, "master")
 
 
-class Sentinels:
+class Sentinels(_Together):
     """A master, its replica and a sentinel; ``master`` and ``replica`` change places by a failover.
 
     The sentinel finds after half a second that the master is down and has replaced it 1 s later. A
@@ -596,24 +612,11 @@ class Sentinels:
         self.master = RedisServer()
         self.replica = RedisServer(replica_of=self.master)
         self.sentinel = SentinelServer(self.master)
-        self._open = ExitStack()
+        super().__init__(self.master, self.replica, self.sentinel)
 
-    def __enter__(self) -> Self:
-        with ExitStack() as opening:
-            for server in (self.master, self.replica, self.sentinel):
-                opening.enter_context(server)
-            end_s = time.monotonic() + _START_TIMEOUT_S
-            self.sentinel._wait(self.sentinel._knows_a_replica, end_s)
-            self._open = opening.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open.close()
+    def _join(self) -> None:
+        end_s = time.monotonic() + _START_TIMEOUT_S
+        self.sentinel._wait(self.sentinel._knows_a_replica, end_s)
 
     @property
     def url(self) -> str:

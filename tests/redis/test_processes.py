@@ -16,8 +16,7 @@ import pytest
 from devtools.upstream import behaviours as do
 from holysheep import config
 from tests.host.daemon import PluginProcess
-from tests.redis_servers import RedisCluster3, RedisServer, redis_server_missing
-from tests.shared.processes import (
+from tests.redis.processes import (
     COST,
     MODEL,
     USAGE,
@@ -30,31 +29,20 @@ from tests.shared.processes import (
     until,
     workers_of,
 )
+from tests.redis.servers import RedisCluster3, RedisServer, needs_redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from devtools.upstream import Upstream
 
-pytestmark = pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
+pytestmark = needs_redis_server
 
 PERMISSIONS = (
     "+evalsha +eval +subscribe +publish +ping +client|setname"
     " +time +get +set +del +exists +hget +hset +hmget +hgetall +hsetnx +pexpire"
 )
 """All that a user needs. The second line is what scripts call."""
-
-
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared_server: RedisServer) -> RedisServer:
-    shared_server.flush()
-    return shared_server
 
 
 @pytest.fixture(scope="module")

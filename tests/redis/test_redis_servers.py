@@ -19,33 +19,22 @@ from redis.cluster import RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from tests import redis_servers
-from tests.redis_servers import (
+from tests.redis import servers as redis_servers
+from tests.redis.servers import (
     RedisCluster3,
     RedisServer,
     RedisServerError,
     Sentinels,
+    needs_redis_server,
     redis_server_missing,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(bool(redis_server_missing()), reason=redis_server_missing())
+pytestmark = needs_redis_server
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared_server: RedisServer) -> RedisServer:
-    shared_server.flush()
-    return shared_server
 
 
 def connect(url: str, **options: Any) -> redis.Redis:
@@ -120,7 +109,7 @@ def test_nothing_is_left_behind() -> None:
 
 def test_servers_end_with_the_process_that_started_them() -> None:
     program = (
-        "from tests.redis_servers import RedisServer\n"
+        "from tests.redis.servers import RedisServer\n"
         "server = RedisServer().__enter__()\n"
         "print(server.pid, server.ca_file.parent)\n"
         "server.freeze()\n"
