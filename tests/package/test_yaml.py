@@ -12,8 +12,7 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -21,128 +20,57 @@ from typing import Any, get_args
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
-import jinja2
 import jsonschema
 import pytest
 import yaml
-from pathspec import GitIgnoreSpec
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from holysheep import config, errors
-from holysheep.chain import Chain, StepResult
-from holysheep.estimate import ModelEstimate, estimate
+from holysheep.chain import StepResult
+from holysheep.estimate import ModelEstimate
 from holysheep.options import Options
 from holysheep.params import (
-    BatchParams,
-    BenchmarkParams,
-    ChainParams,
-    ChatParams,
-    Conversation,
-    CostParams,
     Step,
-    UsageParams,
 )
-from holysheep.pricing import PriceBook, parse_overrides
-from holysheep.reading import chosen, parsed
 from holysheep.result import ChatResult, Meta, UsageReport, empty_result
 from holysheep.results import FIELDS
 from holysheep.settings import Settings, parse_settings
 from holysheep.shared.address import parse_redis_url
-from holysheep.shared.check import OLDEST, RULES
 from holysheep.stats import LatencySummary
-from holysheep.template import Template
-from holysheep.types import Trace, Usage
+from holysheep.types import Trace
 from holysheep.usage import BudgetStatus, UsageRow
-from tests.fakes import FakeClock
-
-ROOT = Path(__file__).resolve().parents[2]
-
-LANGUAGES = {"en_US", "zh_Hans", "pt_BR", "ja_JP"}
-TEXT_KEYS = {"label", "description", "human", "human_description", "placeholder", "help"}
-LONGEST_LABEL = 30  # the editor wraps a longer one onto the description below it
-LONGEST_TEXT = 1023  # the daemon refuses longer ones
-NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")  # longer, or with a dash: no template can refer to it
-RESERVED_OUTPUTS = {"text", "files", "json"}
-# Types that every supported host version handles, in the place where it handles them.
-PARAMETER_TYPES = {
-    "llm": {"string", "number", "boolean", "array", "object", "file", "files"},
-    "form": {"string", "number", "boolean", "select"},
-}
-# The host's own list; another tag breaks the tools page of a workspace.
-TAGS = {
-    *("search", "image", "videos", "weather", "finance", "design", "travel", "social", "news"),
-    *("medical", "productivity", "education", "business", "entertainment", "utilities", "rag"),
-    "other",
-}
-HAN = re.compile("[\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-KANA = re.compile("[\u3040-\u30ff]")
-# What the marketplace's scan for financial activity looks for, and where it looks.
-FLAGGED = re.compile(
-    r"\b(charge[ds]?|payments?|transactions?|refund(s|ed)?|deposits?|checkout|withdraw(s|als?)?"
-    r"|payouts?|trading)\b",
-    re.IGNORECASE,
+from tests.package.declared import (
+    CREDENTIALS,
+    ENDPOINT_FILES,
+    ENDPOINTS,
+    GROUP,
+    GROUP_FILES,
+    HAN,
+    KANA,
+    LANGUAGES,
+    LLM,
+    LONGEST_LABEL,
+    LONGEST_TEXT,
+    MANIFEST,
+    NAME,
+    NODE_FILES,
+    NODES,
+    PARAMETER_TYPES,
+    PROVIDER,
+    PROVIDER_FILES,
+    READERS,
+    RESERVED_OUTPUTS,
+    ROOT,
+    TAGS,
+    TEXT_KEYS,
+    TOOLS,
+    every_declaration,
+    every_node,
+    every_tool,
+    parameters,
+    read_yaml,
+    type_of,
+    with_choices,
 )
-FLAGGED_SUFFIXES = {".md", ".yaml", ".yml", ".json", ".toml", ".py", ".js"}
-KEY_LIKE = re.compile(r"\bsk-[A-Za-z0-9_-]{20,}")
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    data: dict[str, Any] = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
-    return data
-
-
-def relative(paths: Iterator[Path]) -> list[str]:
-    return sorted(path.relative_to(ROOT).as_posix() for path in paths)
-
-
-MANIFEST = read_yaml("manifest.yaml")
-PROVIDER_FILES = relative(ROOT.glob("provider/*.yaml"))
-NODE_FILES = relative(ROOT.glob("nodes/*.yaml"))
-EXAMPLE_FILES = relative(ROOT.glob("examples/*.yml"))
-GROUP_FILES = relative(ROOT.glob("group/*.yaml"))
-ENDPOINT_FILES = relative(ROOT.glob("endpoints/*.yaml"))
-DECLARATIONS = ["manifest.yaml", *PROVIDER_FILES, *NODE_FILES, *GROUP_FILES]
-PROVIDER = read_yaml(MANIFEST["plugins"]["tools"][0])
-CREDENTIALS: dict[str, dict[str, Any]] = PROVIDER["credentials_for_provider"]
-GROUP = read_yaml(MANIFEST["plugins"]["endpoints"][0])
-ENDPOINTS = {path: read_yaml(path) for path in ENDPOINT_FILES}
-NODES = {path: read_yaml(path) for path in NODE_FILES}
-TOOLS = {node["identity"]["name"]: node for node in NODES.values()}
-LLM = NODES["nodes/holysheep_llm.yaml"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reader:
-    """How the engine reads the parameters of a node."""
-
-    models: tuple[type[BaseModel], ...]
-    # What the node handles before the engine reads the rest: files are fetched, rows are kept
-    # apart, and custom_model is a way to name the model.
-    handled_before: set[str]
-    # What cannot be left out, with the least that is accepted.
-    least: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def fields(self) -> dict[str, FieldInfo]:
-        return {name: field for m in self.models for name, field in m.model_fields.items()}
-
-    def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        given = {"model": config.DEFAULT_MODEL, **values}
-        read = [parsed(model, given) for model in self.models]
-        return {name: getattr(one, name) for one in read for name in type(one).model_fields}
-
-
-READERS = {
-    "holysheep_llm": Reader(
-        (Conversation, ChatParams), {"files", "custom_model"}, {"query": "Hello"}
-    ),
-    "holysheep_batch": Reader((BatchParams,), {"queries", "file", "custom_model"}),
-    "holysheep_chain": Reader((ChainParams,), {"custom_model"}, {"query": "Hi", "steps": [{}]}),
-    "holysheep_cost": Reader((CostParams,), set()),
-    "holysheep_usage": Reader((UsageParams,), set()),
-    "holysheep_benchmark": Reader((BenchmarkParams,), {"custom_model"}),
-}
 
 # Where a node's parameter is not the same as in the first node that has one of this name, because
 # it means something else there or has other limits.
@@ -236,19 +164,6 @@ OUTPUTS = {
         "cost_usd": "number",
     },
 }
-
-
-def has_choices(node: dict[str, Any]) -> bool:
-    return any(parameter["type"] == "select" for parameter in node["parameters"])
-
-
-every_declaration = pytest.mark.parametrize("path", DECLARATIONS)
-every_node = pytest.mark.parametrize("path", NODE_FILES)
-every_tool = pytest.mark.parametrize("tool", TOOLS)
-every_example = pytest.mark.parametrize("path", EXAMPLE_FILES)
-with_choices = pytest.mark.parametrize(
-    "path", [*PROVIDER_FILES, *(path for path in NODE_FILES if has_choices(NODES[path]))]
-)
 
 
 # --- Declarations -------------------------------------------------------------------------------
@@ -378,10 +293,6 @@ def test_labels_fit_on_one_line(path: str) -> None:
 
 
 # --- Parameters and credentials -----------------------------------------------------------------
-
-
-def parameters(node: dict[str, Any], form: str) -> dict[str, dict[str, Any]]:
-    return {p["name"]: p for p in node["parameters"] if p["form"] == form}
 
 
 @every_node
@@ -684,11 +595,6 @@ def properties(schema: dict[str, Any], place: str = "") -> Iterator[tuple[str, s
         yield from properties(declared.get("items", {}), f"{place}{name}[].")
 
 
-def type_of(declared: dict[str, Any]) -> str:
-    type_: str = declared["type"]
-    return f"{type_}[{declared['items']['type']}]" if type_ == "array" else type_
-
-
 @every_node
 def test_outputs_can_be_referred_to(path: str) -> None:
     schema = NODES[path]["output_schema"]
@@ -748,564 +654,3 @@ def test_outputs_are_those_of_the_engine() -> None:
     about_failure = {"result", "status", "error", "error_type"}
     of_success = {field.name for field in dataclasses.fields(ChatResult)} - RESERVED_OUTPUTS
     assert set(outputs) == of_success | about_failure
-
-
-# --- Examples -----------------------------------------------------------------------------------
-
-TEMPLATE = re.compile(r"\{\{#([^#]*)#\}\}")
-# What the editor stores for an input of each type.
-INPUT_KINDS = {
-    "string": {"mixed"},
-    "array": {"constant", "variable"},
-    "file": {"variable"},
-    "files": {"variable"},
-}
-SYSTEM_VARIABLES = {"query", "files", "conversation_id", "user_id", "app_id"}
-END_TYPES = {"advanced-chat": "answer", "workflow": "end"}
-
-
-def graph_nodes(example: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {node["id"]: node["data"] for node in example["workflow"]["graph"]["nodes"]}
-
-
-def tool_nodes(example: dict[str, Any]) -> list[dict[str, Any]]:
-    found = [data for data in graph_nodes(example).values() if data["type"] == "tool"]
-    assert found
-    return found
-
-
-def references(data: Any) -> Iterator[list[str]]:
-    """Every variable that a node's data refers to, as a path of names."""
-    if isinstance(data, str):
-        yield from (match.split(".") for match in TEMPLATE.findall(data))
-    elif isinstance(data, list):
-        for item in data:
-            yield from references(item)
-    elif isinstance(data, dict):
-        if data.get("type") == "variable":
-            yield data["value"]
-        for key, value in data.items():
-            if key in ("value_selector", "variable_selector"):
-                yield value
-            else:
-                yield from references(value)
-
-
-def is_declared(reference: list[str], nodes: dict[str, dict[str, Any]], mode: str) -> bool:
-    owner, name, *rest = reference
-    if owner == "sys":
-        return mode == "advanced-chat" and name in SYSTEM_VARIABLES
-    if owner not in nodes:
-        return False
-    data = nodes[owner]
-    if data["type"] == "start":
-        return any(variable["variable"] == name for variable in data["variables"])
-    if data["type"] == "template-transform":
-        return [name, *rest] == ["output"]
-    if name in RESERVED_OUTPUTS:
-        return not rest
-    schema = TOOLS[data["tool_name"]]["output_schema"]
-    for part in (name, *rest):
-        schema = schema.get("properties", {}).get(part)
-        if schema is None:
-            return False
-    return True
-
-
-def test_there_is_an_example_of_every_node() -> None:
-    shown = {data["tool_name"] for path in EXAMPLE_FILES for data in tool_nodes(read_yaml(path))}
-    assert shown == set(TOOLS)
-
-
-@every_example
-def test_example_is_an_app_that_dify_imports(path: str) -> None:
-    example = read_yaml(path)
-    assert example["kind"] == "app"
-    assert isinstance(example["version"], str)
-    assert example["dependencies"] == []
-    assert {"conversation_variables", "environment_variables", "features", "graph"} <= set(
-        example["workflow"]
-    )
-    types = [data["type"] for data in graph_nodes(example).values()]
-    assert types.count("start") == 1
-    assert END_TYPES[example["app"]["mode"]] in types
-
-
-@every_example
-def test_example_edges_join_its_nodes(path: str) -> None:
-    example = read_yaml(path)
-    nodes = graph_nodes(example)
-    edges = example["workflow"]["graph"]["edges"]
-    for edge in edges:
-        assert edge["data"]["sourceType"] == nodes[edge["source"]]["type"]
-        assert edge["data"]["targetType"] == nodes[edge["target"]]["type"]
-    joined = {edge["source"] for edge in edges} | {edge["target"] for edge in edges}
-    assert joined == set(nodes)
-    for name, data in nodes.items():
-        handles = sorted(edge["sourceHandle"] for edge in edges if edge["source"] == name)
-        if data["type"] == "if-else":
-            assert handles == sorted([*(case["case_id"] for case in data["cases"]), "false"])
-        else:
-            assert set(handles) <= {"source"}
-
-
-@every_example
-def test_example_calls_a_declared_tool(path: str) -> None:
-    provider_id = f"{MANIFEST['author']}/{MANIFEST['name']}/{PROVIDER['identity']['name']}"
-    for data in tool_nodes(read_yaml(path)):
-        assert data["provider_id"] == data["provider_name"] == provider_id
-        assert data["provider_type"] == "builtin"
-        assert data["tool_node_version"] == "2"
-        assert data["tool_name"] in TOOLS
-
-
-@every_example
-def test_example_fills_in_every_setting(path: str) -> None:
-    """Dify adds no defaults to an imported node, so a missing one would look empty in the panel."""
-    for data in tool_nodes(read_yaml(path)):
-        declared = parameters(TOOLS[data["tool_name"]], "form")
-        assert list(data["tool_configurations"]) == list(declared)
-        for name, given in data["tool_configurations"].items():
-            parameter, value = declared[name], given["value"]
-            assert given["type"] == ("mixed" if parameter["type"] == "string" else "constant"), name
-            match parameter["type"]:
-                case "select":
-                    assert value in [option["value"] for option in parameter["options"]], name
-                case "number":
-                    assert parameter["min"] <= value <= parameter["max"], name
-                case "string":
-                    assert isinstance(value, str), name
-
-
-@every_example
-def test_example_inputs_are_declared(path: str) -> None:
-    for data in tool_nodes(read_yaml(path)):
-        declared = parameters(TOOLS[data["tool_name"]], "llm")
-        given = data["tool_parameters"]
-        assert set(given) <= set(declared)
-        assert {name for name, parameter in declared.items() if parameter["required"]} <= set(given)
-        for name, argument in given.items():
-            assert argument["type"] in INPUT_KINDS[declared[name]["type"]], name
-            if argument["type"] != "variable":  # the host makes a text of whatever stands there
-                assert isinstance(argument["value"], str), name
-            if name == "json_schema":
-                jsonschema.Draft202012Validator.check_schema(json.loads(argument["value"]))
-
-
-@every_example
-def test_example_is_accepted_by_the_engine(path: str) -> None:
-    for data in tool_nodes(read_yaml(path)):
-        reader = READERS[data["tool_name"]]
-        arguments = data["tool_configurations"] | data["tool_parameters"]
-        values = {name: argument["value"] for name, argument in arguments.items()}
-        own = {n: v for n, v in values.items() if n not in reader.handled_before - {"custom_model"}}
-        read = reader.read(chosen(own, default_model="the credential's"))
-        for name, value in own.items():
-            if value and isinstance(read.get(name), str):
-                assert read[name] == value, name
-
-
-@every_example
-def test_example_templates_are_accepted_by_the_engine(path: str) -> None:
-    nothing: Any = object()  # what is wrong with a chain shows before anything is asked
-    for data in tool_nodes(read_yaml(path)):
-        inputs = {name: argument["value"] for name, argument in data["tool_parameters"].items()}
-        if data["tool_name"] == "holysheep_batch":
-            Template(inputs["prompt_template"])
-        if data["tool_name"] == "holysheep_chain":
-            params = parsed(ChainParams, inputs | {"model": config.DEFAULT_MODEL})
-            Chain(nothing, params, clock=FakeClock(), invocation=nothing)
-
-
-@every_example
-def test_example_refers_to_variables_that_exist(path: str) -> None:
-    example = read_yaml(path)
-    nodes = graph_nodes(example)
-    found = [reference for data in nodes.values() for reference in references(data)]
-    assert found
-    for reference in found:
-        assert is_declared(reference, nodes, example["app"]["mode"]), reference
-
-
-def test_cost_guard_estimates_the_call_that_it_guards() -> None:
-    cost, llm = tool_nodes(read_yaml("examples/cost_guard.yml"))
-    estimated, asked = cost["tool_configurations"], llm["tool_configurations"]
-    assert estimated["models"]["value"] == asked["model"]["value"]
-    assert estimated["completion_tokens"]["value"] == asked["max_tokens"]["value"]
-    assert cost["tool_parameters"]["input_text"] == llm["tool_parameters"]["query"]
-
-
-def test_cost_guard_lets_some_texts_through_and_refuses_others() -> None:
-    nodes = graph_nodes(read_yaml("examples/cost_guard.yml"))
-    unpriced, expensive = nodes["ifelse1"]["cases"]
-    assert [each["variable_selector"] for each in unpriced["conditions"]] == [["cost1", "unpriced"]]
-    limit = Decimal(expensive["conditions"][-1]["value"])
-    assert f"{limit} USD" in nodes["refusal1"]["template"]
-    settings = nodes["cost1"]["tool_configurations"].items()
-    load = {name: given["value"] for name, given in settings}
-    costs = []
-    for length in (100, nodes["start1"]["variables"][0]["max_length"]):
-        params = parsed(CostParams, load | {"input_text": "x" * length})
-        cheapest = estimate(params, PriceBook()).cheapest
-        assert cheapest is not None
-        costs.append(cheapest.total_usd)
-    assert costs[0] < limit < costs[1]
-
-
-@pytest.mark.parametrize(
-    ("outputs", "refusal"),
-    [
-        ({"unpriced": ["mine"], "cost_usd": None}, "Not asked: mine has no known price."),
-        ({"unpriced": [], "cost_usd": 0.002}, "Not asked: the answer may cost about 0.002 USD,"),
-    ],
-    ids=["unpriced", "too expensive"],
-)
-def test_cost_guard_says_why_it_refuses(outputs: dict[str, Any], refusal: str) -> None:
-    node = graph_nodes(read_yaml("examples/cost_guard.yml"))["refusal1"]
-    assert {variable["variable"] for variable in node["variables"]} == set(outputs)
-    text = jinja2.Template(node["template"]).render(outputs)
-    assert text.startswith(refusal)
-    assert "\n" not in text
-
-
-def rendered(node: dict[str, Any], **values: str) -> str:
-    assert {variable["variable"] for variable in node["variables"]} == set(values)
-    return jinja2.Template(node["template"]).render(values)
-
-
-def test_budget_stop_ends_where_the_budget_has_no_room() -> None:
-    nodes = graph_nodes(read_yaml("examples/budget_stop.yml"))
-    assert nodes["llm1"]["tool_configurations"]["on_error"]["value"] == "continue"
-    stopped, failed = nodes["ifelse1"]["cases"]
-    assert [(c["variable_selector"], c["value"]) for c in stopped["conditions"]] == [
-        (["llm1", "error_type"], errors.BudgetExceeded.error_type)
-    ]
-    assert [(c["variable_selector"], c["value"]) for c in failed["conditions"]] == [
-        (["llm1", "status"], "error")
-    ]
-    edges = read_yaml("examples/budget_stop.yml")["workflow"]["graph"]["edges"]
-    targets = {e["sourceHandle"]: e["target"] for e in edges if e["source"] == "ifelse1"}
-    assert targets == {"true": "stopped1", failed["case_id"]: "failed1", "false": "end3"}
-
-
-@pytest.mark.parametrize(
-    ("name", "begin"),
-    [("stopped1", "Stopped before anything was sent: "), ("failed1", "No answer: ")],
-)
-def test_budget_stop_says_why_it_ends(name: str, begin: str) -> None:
-    node = graph_nodes(read_yaml("examples/budget_stop.yml"))[name]
-    assert rendered(node, error="The budget has no room.") == f"{begin}The budget has no room."
-
-
-def test_usage_report_puts_both_reports_on_lines_of_their_own() -> None:
-    """A table or a chart that begins in the middle of a line is not drawn."""
-    node = graph_nodes(read_yaml("examples/usage_report.yml"))["report1"]
-    lines = rendered(node, yesterday="| one |", month="| two |").splitlines()
-    assert "| one |" in lines
-    assert "| two |" in lines
-
-
-# --- Prices of the article ----------------------------------------------------------------------
-
-ARTICLE_PRICES = (ROOT / "examples/article_prices.yaml").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("model", "saving_percent"),
-    [
-        ("gpt-4.1", "86.7"),
-        ("claude-sonnet-4.5", "66.7"),
-        ("gemini-2.5-flash", "75.0"),
-        ("deepseek-v3.2", "85.0"),
-    ],
-)
-@pytest.mark.parametrize("usage", [Usage(1200, 300), Usage(1, 0), Usage(0, 1), Usage(900, 10, 800)])
-def test_savings_of_the_article_come_out_of_its_prices(
-    model: str, saving_percent: str, usage: Usage
-) -> None:
-    price, source = PriceBook(parse_overrides(ARTICLE_PRICES)).find(model)
-    assert price is not None
-    assert source == "override"
-    compared = price.compared(usage)
-    assert compared is not None
-    saving = (compared - price.cost(usage)) / compared * 100
-    assert round(saving, 1) == Decimal(saving_percent)
-    assert saving_percent in ARTICLE_PRICES
-
-
-def test_prices_of_the_article_are_called_claims() -> None:
-    comment = " ".join(ARTICLE_PRICES.partition("{")[0].replace("#", " ").split())
-    assert "They are the article's claims, not list prices" in comment
-
-
-def test_prices_of_the_article_fit_into_the_field_of_the_credential() -> None:
-    """The field is a single line: what is pasted there loses its line ends."""
-    start = ARTICLE_PRICES.index("{")
-    pasted = ARTICLE_PRICES[start:].replace("\n", "")
-    assert parse_overrides(pasted) == parse_overrides(ARTICLE_PRICES)
-
-
-# --- Shipped files ------------------------------------------------------------------------------
-
-IGNORED = (ROOT / ".difyignore").read_text(encoding="utf-8").splitlines()
-IGNORE = GitIgnoreSpec.from_lines(IGNORED)
-
-
-def shipped_files() -> list[Path]:
-    return sorted(ROOT / name for name in IGNORE.match_tree_files(ROOT, negate=True))
-
-
-def test_difyignore_has_only_patterns_that_the_packager_understands() -> None:
-    for pattern in IGNORED:
-        assert re.fullmatch(r"[\w.*-]+/?", pattern), pattern
-
-
-def test_package_holds_only_what_the_plugin_needs() -> None:
-    tops = {path.relative_to(ROOT).parts[0] for path in shipped_files()}
-    folders = {top for top in tops if (ROOT / top).is_dir()}
-    assert folders == {"_assets", "endpoints", "group", "holysheep", "host", "nodes", "provider"}
-    files = tops - folders
-    assert {"manifest.yaml", "README.md", "PRIVACY.md", "LICENSE"} <= files
-    assert not {".env", "Makefile", "uv.lock"} & files
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        ".git/config",
-        ".venv/bin/python",
-        "venv/bin/python",
-        "tests/package/test_yaml.py",
-        "devtools/x.py",
-        "examples/x.yml",
-        "docs/x.md",
-        ".ci/x.yml",
-        ".github/x.yml",
-        "nodes/__pycache__/x.pyc",
-        ".mypy_cache/x",
-        ".ruff_cache/x",
-        ".pytest_cache/x",
-        "dist/x.difypkg",
-        "x.difypkg",
-        "Makefile",
-        ".env",
-    ],
-)
-def test_package_leaves_out(name: str) -> None:
-    assert IGNORE.match_file(name)
-
-
-def test_package_may_hold_the_example_environment() -> None:
-    assert not IGNORE.match_file(".env.example")
-
-
-def test_shipped_files_have_no_word_that_the_marketplace_flags() -> None:
-    for path in shipped_files():
-        if path.suffix in FLAGGED_SUFFIXES:
-            match = FLAGGED.search(path.read_text(encoding="utf-8"))
-            assert match is None, (path.name, match)
-
-
-def test_shipped_files_have_nothing_that_looks_like_a_key() -> None:
-    for path in shipped_files():
-        assert KEY_LIKE.search(path.read_text(encoding="utf-8", errors="replace")) is None, path
-
-
-# --- Documents ----------------------------------------------------------------------------------
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PRIVACY = (ROOT / "PRIVACY.md").read_text(encoding="utf-8")
-
-
-def table(first_header: str | None) -> list[list[str]]:
-    """The cells of the README table whose first column has this head, without the head.
-
-    ``None`` stands for a node without such a table, since it has nothing to put there.
-    """
-    if first_header is None:
-        return []
-    lines = README.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first_header} |"))
-    rows = []
-    for line in lines[start + 2 :]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return rows
-
-
-def codes(cell: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", cell)
-
-
-def names(rows: list[list[str]]) -> list[str]:
-    return [name for row in rows for name in codes(row[0])]
-
-
-def test_one_version_everywhere() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    newest = re.search(r"^## \[([^\]]+)\]", changelog, re.MULTILINE)
-    assert newest is not None
-    versions = {MANIFEST["version"], project["project"]["version"], newest.group(1)}
-    assert versions == {config.VERSION}
-
-
-@pytest.mark.parametrize("name", ["README.md", "PRIVACY.md", "CHANGELOG.md"])
-def test_documents_are_in_english(name: str) -> None:
-    text = (ROOT / name).read_text(encoding="utf-8")
-    assert not HAN.search(text)
-    assert not KANA.search(text)
-
-
-def test_readme_credentials_are_those_of_the_declaration() -> None:
-    rows = table("Credential field")
-    assert names(rows) == list(CREDENTIALS)
-    for names_cell, default, *_ in rows:
-        for name in codes(names_cell):
-            assert codes(default) == [d for d in [CREDENTIALS[name].get("default")] if d], name
-
-
-README_NODES = {
-    "nodes/holysheep_llm.yaml": ("Input", "Setting", "Output"),
-    "nodes/holysheep_batch.yaml": ("Batch input", "Batch setting", "Batch output"),
-    "nodes/holysheep_chain.yaml": ("Chain input", "Chain setting", "Chain output"),
-    "nodes/holysheep_cost.yaml": ("Cost input", "Cost setting", "Cost output"),
-    "nodes/holysheep_usage.yaml": (None, "Usage setting", "Usage output"),
-    "nodes/holysheep_benchmark.yaml": (
-        "Benchmark input",
-        "Benchmark setting",
-        "Benchmark output",
-    ),
-}
-
-
-def test_readme_has_all_nodes() -> None:
-    assert set(README_NODES) == set(NODES)
-
-
-@every_node
-def test_readme_inputs_are_those_of_the_declaration(path: str) -> None:
-    rows = table(README_NODES[path][0])
-    declared = parameters(NODES[path], "llm")
-    assert names(rows) == list(declared)
-    for name, (_, type_, _) in zip(declared, rows, strict=True):
-        required = ", required" if declared[name]["required"] else ""
-        assert type_ == declared[name]["type"] + required, name
-
-
-@every_node
-def test_readme_settings_are_those_of_the_declaration(path: str) -> None:
-    rows = table(README_NODES[path][1])
-    declared = parameters(NODES[path], "form")
-    assert [name for row in rows for name in codes(row[0])] == list(declared)
-    for names_cell, type_, default, allowed in rows:
-        if allowed.startswith("As in HolySheep LLM"):
-            for name in codes(names_cell):
-                theirs = parameters(LLM, "form")[name]
-                assert declared[name].get("default") == theirs.get("default"), name
-            continue
-        (name,) = codes(names_cell)
-        parameter = declared[name]
-        assert type_ == parameter["type"], name
-        assert codes(default) == ([str(parameter["default"])] if "default" in parameter else [])
-        if parameter["type"] == "number":
-            assert allowed.startswith(f"{parameter['min']}–{parameter['max']}"), name
-        if parameter["type"] == "select" and name != "model":
-            values = [option["value"] for option in parameter["options"]]
-            assert list(dict.fromkeys(codes(allowed)))[: len(values)] == values, name
-
-
-def test_readme_options_are_those_of_the_engine() -> None:
-    rows = table("Key of `options`")
-    assert names(rows) == list(Options.model_fields)
-    for names_cell, default, _ in rows:
-        for name in codes(names_cell):
-            value = Options.model_fields[name].default
-            shown = ("none", "not sent") if value is None else (str(value).lower(),)
-            assert default.strip("`") in shown, name
-
-
-@every_node
-def test_readme_outputs_are_those_of_the_declaration(path: str) -> None:
-    rows = table(README_NODES[path][2])
-    declared = NODES[path]["output_schema"]["properties"]
-    assert names(rows) == list(declared)
-    for names_cell, type_, meaning in rows:
-        for name in codes(names_cell):
-            schema = declared[name]
-            assert type_ == type_of(schema), name
-            if "properties" in schema:
-                assert codes(meaning) == list(schema["properties"]), name
-
-
-def error_types(kind: type[errors.HolySheepError]) -> Iterator[str]:
-    yield kind.error_type
-    for child in kind.__subclasses__():
-        yield from error_types(child)
-
-
-def test_readme_explains_every_kind_of_error() -> None:
-    explained = [codes(row[-1])[0] for row in table("What happened")]
-    assert len(explained) == len(set(explained))
-    # "error" itself is the root's, which is never raised.
-    assert set(explained) == set(error_types(errors.HolySheepError)) - {"error"}
-
-
-def test_documents_name_files_that_exist() -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", README + PRIVACY):
-        assert link.startswith("https://") or (ROOT / link).is_file(), link
-    for name in re.findall(r"`(examples/[^`]+)`", README):
-        assert (ROOT / name).is_file(), name
-
-
-def test_documents_state_the_numbers_of_the_ledger() -> None:
-    assert config.LEDGER_MONTHS == 13
-    assert "thirteen months" in README
-    assert "thirteen months" in PRIVACY
-    assert config.LEDGER_WRITE_S == 1
-    assert "about once a second" in README
-    assert f"from {config.BUDGET_WARNING:.0%} of a budget on".replace("%", " %") in README
-
-
-def test_readme_shows_urls_of_a_redis_that_are_understood() -> None:
-    rows = table("A `redis_url`")
-    shown = [parse_redis_url(codes(url)[0]) for url, _ in rows]
-    assert [address.kind for address in shown] == ["single", "single", "cluster", "sentinel"]
-    explained = [code for _, meaning in rows for code in codes(meaning)]
-    for url in explained:
-        if "@" in url:
-            assert parse_redis_url(url).options["password"] == "PASSWORD"
-    (query,) = (code for code in explained if code.startswith("?"))
-    assert parse_redis_url(f"{codes(rows[1][0])[0]}{query}").options["ssl"] is True
-    with pytest.raises(errors.SettingsError) as refused:
-        parse_redis_url("rediss://host?unknown=1")
-    known = refused.value.message.partition("Known are ")[2].rstrip(".").split(", ")
-    assert len(known) == 6
-    named = " ".join(explained)
-    assert [name for name in known if name not in named] == []
-
-
-def test_documents_state_what_a_redis_needs_and_how_long_it_keeps_things() -> None:
-    assert f"+@all -@dangerous {RULES.partition('@dangerous ')[2]}" in README
-    assert f">PASSWORD {RULES}`" in README
-    assert f"must be {OLDEST[0]}.{OLDEST[1]} or newer" in README
-    assert f"at most {config.REDIS_TIMEOUT_S} s for each of its answers" in README
-    assert config.REDIS_STALE_S == 3600
-    assert "an answer one hour after its `cache_ttl_s`" in README
-    assert "and one hour more" in PRIVACY
-    assert config.REDIS_PAUSE_MAX_S == 2
-    assert "every two seconds at the latest" in README
-    assert config.REDIS_MAX_VALUE_BYTES == 2**20
-    assert "more than 1 MiB" in README
-    assert f"a failure {config.LANDED_S:g} seconds" in PRIVACY
-    assert f"{config.REDIS_SPEND_S / 86_400:g} days for budgets" in PRIVACY
-    assert config.REDIS_LEDGER_S == 14 * 31 * 86_400
-    assert "fourteen months" in PRIVACY
-
-
-def test_privacy_states_the_numbers_of_the_engine() -> None:
-    assert f"at most {config.CACHE_MAX_BYTES // 2**20} MiB" in PRIVACY
-    assert f"{config.CACHE_TTL_S} seconds" in PRIVACY
-    assert f"at most {config.CACHE_MAX_TTL_S // 3600} hours" in PRIVACY
-    assert config.DEFAULT_BASE_URL in PRIVACY
