@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = {"en_US", "zh_Hans", "pt_BR", "ja_JP"}
 TEXT_KEYS = {"label", "description", "human", "human_description", "placeholder", "help"}
 LONGEST_LABEL = 30  # the editor wraps a longer one onto the description below it
+LONGEST_TITLE = 20  # of a node on the canvas
 LONGEST_TEXT = 1023  # the daemon refuses longer ones
 NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")  # longer, or with a dash: no template can refer to it
 RESERVED_OUTPUTS = {"text", "files", "json"}
@@ -119,6 +120,12 @@ with_choices = pytest.mark.parametrize(
 
 def parameters(node: dict[str, Any], form: str) -> dict[str, dict[str, Any]]:
     return {p["name"]: p for p in node["parameters"] if p["form"] == form}
+
+
+def graph_nodes(example: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The nodes of an app that run, by their ids; notes on the canvas do not."""
+    nodes = example["workflow"]["graph"]["nodes"]
+    return {node["id"]: node["data"] for node in nodes if node["type"] == "custom"}
 
 
 def type_of(declared: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """The examples are apps that Dify imports, and fit the declarations of the nodes they use."""
 
 import json
-import re
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -24,6 +23,7 @@ from holysheep.types import Usage
 from tests.fakes import FakeClock
 from tests.package.declared import (
     EXAMPLE_FILES,
+    LONGEST_TITLE,
     MANIFEST,
     PROVIDER,
     READERS,
@@ -31,13 +31,13 @@ from tests.package.declared import (
     ROOT,
     TOOLS,
     every_example,
+    graph_nodes,
     parameters,
     read_yaml,
 )
+from tests.package.play import TEMPLATE
 
 # --- Examples -----------------------------------------------------------------------------------
-
-TEMPLATE = re.compile(r"\{\{#([^#]*)#\}\}")
 # What the editor stores for an input of each type.
 INPUT_KINDS = {
     "string": {"mixed"},
@@ -45,18 +45,29 @@ INPUT_KINDS = {
     "file": {"variable"},
     "files": {"variable"},
 }
+# What the oldest supported Dify writes itself; it asks back before it imports a newer one.
+DSL_VERSION = "0.5.0"
+# What Dify's own nodes have as outputs, as far as the examples use them.
+OUTPUTS = {"template-transform": {"output"}, "llm": {"text", "usage", "reasoning_content"}}
+GATEWAY_EXAMPLE = "examples/gateway_llm.yml"
 SYSTEM_VARIABLES = {"query", "files", "conversation_id", "user_id", "app_id"}
 END_TYPES = {"advanced-chat": "answer", "workflow": "end"}
 
 
-def graph_nodes(example: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {node["id"]: node["data"] for node in example["workflow"]["graph"]["nodes"]}
-
-
 def tool_nodes(example: dict[str, Any]) -> list[dict[str, Any]]:
-    found = [data for data in graph_nodes(example).values() if data["type"] == "tool"]
-    assert found
-    return found
+    return [data for data in graph_nodes(example).values() if data["type"] == "tool"]
+
+
+def notes(example: dict[str, Any]) -> list[str]:
+    """The text of each note on the canvas, which the editor keeps as a tree in JSON."""
+    nodes = example["workflow"]["graph"]["nodes"]
+    trees = [
+        json.loads(node["data"]["text"])["root"] for node in nodes if node["type"] == "custom-note"
+    ]
+    return [
+        "\n".join("".join(part["text"] for part in line["children"]) for line in tree["children"])
+        for tree in trees
+    ]
 
 
 def references(data: Any) -> Iterator[list[str]]:
@@ -71,7 +82,8 @@ def references(data: Any) -> Iterator[list[str]]:
             yield data["value"]
         for key, value in data.items():
             if key in ("value_selector", "variable_selector"):
-                yield value
+                if value:  # it is empty where what it belongs to is switched off
+                    yield value
             else:
                 yield from references(value)
 
@@ -85,8 +97,8 @@ def is_declared(reference: list[str], nodes: dict[str, dict[str, Any]], mode: st
     data = nodes[owner]
     if data["type"] == "start":
         return any(variable["variable"] == name for variable in data["variables"])
-    if data["type"] == "template-transform":
-        return [name, *rest] == ["output"]
+    if data["type"] in OUTPUTS:
+        return name in OUTPUTS[data["type"]] and not rest
     if name in RESERVED_OUTPUTS:
         return not rest
     schema = TOOLS[data["tool_name"]]["output_schema"]
@@ -106,7 +118,8 @@ def test_there_is_an_example_of_every_node() -> None:
 def test_example_is_an_app_that_dify_imports(path: str) -> None:
     example = read_yaml(path)
     assert example["kind"] == "app"
-    assert isinstance(example["version"], str)
+    assert example["version"] == DSL_VERSION
+    # A dependency names one version of a plugin and the hash of its package.
     assert example["dependencies"] == []
     assert {"conversation_variables", "environment_variables", "features", "graph"} <= set(
         example["workflow"]
@@ -114,6 +127,45 @@ def test_example_is_an_app_that_dify_imports(path: str) -> None:
     types = [data["type"] for data in graph_nodes(example).values()]
     assert types.count("start") == 1
     assert END_TYPES[example["app"]["mode"]] in types
+    ids = [node["id"] for node in example["workflow"]["graph"]["nodes"]]
+    assert len(ids) == len(set(ids))
+
+
+def test_examples_are_told_apart_in_a_list_of_apps() -> None:
+    apps = [read_yaml(path)["app"] for path in EXAMPLE_FILES]
+    for key in ("name", "description"):
+        assert len({app[key] for app in apps}) == len(EXAMPLE_FILES)
+    for app in apps:
+        assert app["name"].startswith("HolySheep ")
+        assert len(app["name"]) <= 40
+        assert len(app["description"]) <= 120
+        assert app["description"].endswith(".")
+
+
+@every_example
+def test_example_says_on_its_canvas_what_to_do_first(path: str) -> None:
+    """Comments of the file are gone once it is imported."""
+    (note,) = notes(read_yaml(path))
+    first, *others = note.splitlines()
+    assert first.endswith(".")
+    setting_up = [line for line in others if line.startswith("Before the first run:")]
+    assert setting_up
+    place = "Endpoints" if path == GATEWAY_EXAMPLE else "credential"
+    assert place in note
+    assert f"Plugins, {PROVIDER['identity']['label']['en_US']}" in note
+
+
+@every_example
+def test_example_has_its_nodes_apart_on_the_canvas(path: str) -> None:
+    boxes = [
+        (node["position"]["x"], node["position"]["y"], node["width"], node["height"])
+        for node in read_yaml(path)["workflow"]["graph"]["nodes"]
+    ]
+    for index, (x, y, width, height) in enumerate(boxes):
+        for other_x, other_y, other_width, other_height in boxes[index + 1 :]:
+            beside = x + width <= other_x or other_x + other_width <= x
+            above = y + height <= other_y or other_y + other_height <= y
+            assert beside or above, (x, y, other_x, other_y)
 
 
 @every_example
@@ -142,6 +194,8 @@ def test_example_calls_a_declared_tool(path: str) -> None:
         assert data["provider_type"] == "builtin"
         assert data["tool_node_version"] == "2"
         assert data["tool_name"] in TOOLS
+        assert data["tool_label"] == TOOLS[data["tool_name"]]["identity"]["label"]["en_US"]
+        assert len(data["title"]) <= LONGEST_TITLE
 
 
 @every_example
@@ -210,6 +264,28 @@ def test_example_refers_to_variables_that_exist(path: str) -> None:
     assert found
     for reference in found:
         assert is_declared(reference, nodes, example["app"]["mode"]), reference
+
+
+def test_gateway_example_asks_by_a_model_of_the_provider_in_its_note() -> None:
+    example = read_yaml(GATEWAY_EXAMPLE)
+    (llm,) = [data for data in graph_nodes(example).values() if data["type"] == "llm"]
+    provider = "langgenius/openai_api_compatible/openai_api_compatible"
+    assert (llm["model"]["provider"], llm["model"]["mode"]) == (provider, "chat")
+    (note,) = notes(example)
+    for words in (llm["model"]["name"], "OpenAI-API-compatible", "/v1", "access token", "API key"):
+        assert words in note
+    assert {"context", "prompt_template", "vision"} <= set(llm)
+    assert len({prompt["id"] for prompt in llm["prompt_template"]}) == 2
+
+
+def test_vision_asks_a_model_that_sees_and_lets_people_upload_pictures() -> None:
+    example = read_yaml("examples/vision.yml")
+    (llm,) = tool_nodes(example)
+    assert "deepseek" not in llm["tool_configurations"]["model"]["value"]
+    upload = example["workflow"]["features"]["file_upload"]
+    assert upload["enabled"] is True
+    assert upload["allowed_file_types"] == ["image"]
+    assert upload["number_limits"] <= config.MAX_IMAGES
 
 
 def test_cost_guard_estimates_the_call_that_it_guards() -> None:
