@@ -187,6 +187,10 @@ LANDED_S = 10.0
 REDIS_STALE_S = 3600.0
 # Larger answers are not stored.
 REDIS_MAX_VALUE_BYTES = 1024 * 1024
+# How often the line at a credential's limits is looked through for those who have died in it.
+LINE_SWEEP_S = 10.0
+# Clocks differ: who asks for his turn so much too early has it.
+LINE_EARLY_S = 0.002
 # Without news of a breaker, what is known of it holds so long.
 BREAKER_KNOWN_S = 0.5
 # What was spent on a day is needed until its month is over.

@@ -1,18 +1,23 @@
 """The limits of one credential in Redis: the same buckets and gates for all processes.
 
-*Buckets.* Who asks is given a place now, or the time of one, so that all processes together serve
-first come, first served, and nobody asks twice. What calls give back moves all who wait forward.
+*Buckets.* Who asks is given a place, or joins the line in Redis and is told how much must come into
+the buckets before his turn, so that all processes together serve first come, first served, and he
+asks again only then. News tell him what moves his turn: what calls give back or use beyond what
+they had said, and those before him who leave. What they foresee need not be right: it is in the
+bucket when he asks, or he waits on.
 
-*Gates.* Callers whom a pause holds back wait in the line of their model in this process; the first
-of each line asks again when the gates may have opened. A place whose time came during a pause is
-given back: a crowd must not keep its turns for later, and then come all at once.
+*Gates.* Callers whom a pause holds back leave that line: they stand in nobody's way. They wait in
+the line of their model in this process; the first of each asks again when the gates may have
+opened.
 
 The process's own limiter is kept in step, for when Redis is away.
 """
 
+import itertools
 import math
+import uuid
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -38,9 +43,11 @@ class SharedLimiter:
         self._root = root_of(fingerprint)
         self._topic = f"limits:{fingerprint}"
         self._lock = clock.lock()
-        # What was given back of requests and tokens, since ever, as far as this process knows.
-        self._given = (0.0, 0.0)
-        self._tickets: _Line = deque()
+        self._turns: deque[_Turn] = deque()
+        # News may be heard before the answer that they concern.
+        self._moves: deque[_Move] = deque(maxlen=1000)
+        self._name = uuid.uuid4().hex[:16]
+        self._numbers = itertools.count()
         self._lines: defaultdict[tuple[str, bool], _Line] = defaultdict(deque)
         self._pauses: dict[str, float] = {}
         self._rates = own.rates
@@ -55,13 +62,21 @@ class SharedLimiter:
     def is_idle(self) -> bool:
         """Whether forgetting this limiter would lose nothing."""
         with self._lock:
-            nobody_waits = not self._tickets and not any(self._lines.values())
+            nobody_waits = not self._turns and not any(self._lines.values())
         return nobody_waits and self._own.is_idle
 
     def resize(self, requests_per_minute: float, tokens_per_minute: float) -> None:
-        """Change the limits; callers that have the time of a place keep it."""
+        """Change the limits; callers that wait are served by the new ones."""
         self._own.resize(requests_per_minute, tokens_per_minute)
-        self._rates = self._own.rates
+        now = self._clock.monotonic()
+        with self._lock:
+            for turn in self._turns:
+                turn.advance(now, self._rates)
+            self._rates = self._own.rates
+            if self._turns:
+                # Whoever asks first tells Redis of the new limits, and it all others.
+                self._turns[0].should_ask = True
+                self._turns[0].caller.signal.give()
 
     def forget(self) -> None:
         """Hear no more news."""
@@ -75,8 +90,9 @@ class SharedLimiter:
         Raises ``LimiterTimeout`` if the credential's own limits leave no room in time, and
         ``LimitBeyondDeadline`` if upstream has asked to wait longer; nothing is taken then.
         """
+        caller_id = f"{self._name}{next(self._numbers)}"
         signal = Signal(self._clock.condition())
-        caller = _Caller(model, tokens, deadline_s, is_fallback, signal)
+        caller = _Caller(caller_id, model, tokens, deadline_s, is_fallback, signal)
         try:
             line = self._lines.get((model, is_fallback))
             held_s = 0.0
@@ -141,16 +157,20 @@ class SharedLimiter:
 
         Raises ``LimiterTimeout`` and ``LimitBeyondDeadline``.
         """
-        found = self._run(caller, has_place=False)
-        if isinstance(found, _Ticket):
-            self._wait_for(caller, found)
-            found = self._run(caller, has_place=True)
-        if isinstance(found, _Ticket):
-            raise TypeError("a place was given twice")
+        try:
+            found = self._run(caller, None)
+            while isinstance(found, _Turn):
+                self._wait_for(found)
+                found = self._run(caller, found)
+        finally:
+            if caller.may_be_in_line:
+                self._link.later("quit", self._keys("")[1:2], lambda: [caller.id, self._topic])
         return found
 
-    def _run(self, caller: "_Caller", *, has_place: bool) -> "_SharedPlace | _Ticket | float":
+    def _run(self, caller: "_Caller", turn: "_Turn | None") -> "_SharedPlace | _Turn | float":
         requests, tokens = self._rates
+        # What becomes of one whose answer is lost, nobody knows.
+        caller.may_be_in_line = True
         kind, *rest = self._link.run(
             "reserve",
             self._keys(caller.model),
@@ -160,18 +180,22 @@ class SharedLimiter:
                 caller.tokens,
                 int(caller.is_fallback),
                 max(0.0, caller.deadline_s - self._clock.monotonic()),
-                int(has_place),
+                self._topic,
+                caller.id,
+                int(turn is not None),
             ],
         )
+        caller.may_be_in_line = kind in (b"wait", b"later")
         match kind:
             case b"go":
                 at, *passed = rest
                 return _SharedPlace(self, caller, at, passed)
             case b"wait":
-                for_requests, for_tokens, *given = map(float, rest)
-                with self._lock:
-                    self._given = (given[0], given[1])
-                return _Ticket(self._clock.monotonic(), (for_requests, for_tokens), self._given)
+                number, *missing = map(float, rest)
+                return _Turn(caller, number, missing, self._clock.monotonic())
+            case b"later" if turn is not None:
+                turn.not_before_s = self._clock.monotonic() + float(rest[0])
+                return turn
             case b"held":
                 return float(rest[0])
             case b"paused":
@@ -179,18 +203,20 @@ class SharedLimiter:
             case _:
                 raise no_room(requests, tokens, float(rest[0]))
 
-    def _wait_for(self, caller: "_Caller", ticket: "_Ticket") -> None:
+    def _wait_for(self, turn: "_Turn") -> None:
         """Wait until it is time. Raises ``LimiterTimeout`` and ``Away``."""
         losses = self._link.losses
+        caller = turn.caller
         with self._lock:
-            self._tickets.append(caller)
-        is_due = False
+            for move in self._moves:
+                turn.heed(move)
+            self._turns.append(turn)
         try:
             while True:
                 now = self._clock.monotonic()
-                left_s = ticket.due_s(self._given, self._rates) - now
-                if left_s <= 0:
-                    is_due = True
+                left_s = turn.due_s(self._rates) - now
+                if left_s <= 0 or turn.should_ask:
+                    turn.should_ask = False
                     return
                 # Later than planned: a call before it has used more than it had said.
                 if now >= caller.deadline_s:
@@ -200,11 +226,9 @@ class SharedLimiter:
                     raise Away
         finally:
             with self._lock:
-                self._tickets.remove(caller)
-                if self._tickets:
-                    self._tickets[0].signal.give()
-            if not is_due:
-                self._settle(1, caller.tokens, is_through=False)
+                self._turns.remove(turn)
+                if self._turns:
+                    self._turns[0].caller.signal.give()
 
     def _pause_left(self, model: str, *, is_fallback: bool) -> float:
         names = [_name(model)] if is_fallback else [_name(model), _SHARED]
@@ -217,19 +241,16 @@ class SharedLimiter:
         """A call has passed the gates, or has ended without telling."""
         self._link.later(
             "leave",
-            self._keys(place.caller.model)[1:],
+            self._keys(place.caller.model)[2:],
             lambda: [*place.passed, place.at, int(accepted), self._topic],
         )
 
     def give_back(self, requests: float, tokens: float) -> None:
-        """Give back what a call had taken that is through; negative = it takes more."""
-        self._settle(requests, tokens, is_through=True)
-
-    def _settle(self, requests: float, tokens: float, *, is_through: bool) -> None:
+        """Give back what a call had taken and not used; negative = it takes more."""
         self._link.later(
             "settle",
-            self._keys("")[:1],
-            lambda: [*self._rates, requests, tokens, int(is_through), self._topic],
+            self._keys("")[:2],
+            lambda: [*self._rates, requests, tokens, self._topic],
         )
 
     def pause(self, model: str, seconds: float | None, at: bytes) -> None:
@@ -239,7 +260,7 @@ class SharedLimiter:
         own = "" if seconds is None else seconds
         try:
             paused = self._link.run(
-                "pause", self._keys(model)[1:], [shared, own, at, self._topic, _name(model)]
+                "pause", self._keys(model)[2:], [shared, own, at, self._topic, _name(model)]
             )
         except Away:
             return
@@ -258,19 +279,23 @@ class SharedLimiter:
 
     def _heard(self, payload: bytes) -> None:
         match payload.decode().split(" "):
-            case ["given", requests, tokens]:
+            case ["moved", *numbers]:
+                move = _Move(*map(float, numbers))
                 with self._lock:
-                    self._given = (float(requests), float(tokens))
-                    if self._tickets:
-                        self._tickets[0].signal.give()
+                    self._moves.append(move)
+                    for turn in self._turns:
+                        turn.heed(move)
+                    if self._turns:
+                        self._turns[0].caller.signal.give()
             case ["paused", shared_s, name, seconds]:
                 self._remember(float(shared_s), name, float(seconds))
             case ["opened"]:
                 self._poke_first()
             case _:
                 with self._lock:
-                    for caller in self._tickets:
-                        caller.signal.give()
+                    self._moves.clear()
+                    for turn in self._turns:
+                        turn.caller.signal.give()
                 self._poke_first()
 
     def _poke_first(self) -> None:
@@ -281,7 +306,8 @@ class SharedLimiter:
 
     def _keys(self, model: str) -> list[str]:
         gate = f"{self._root}:gate"
-        return [f"{self._root}:limits", gate, f"{gate}:{_name(model)}"]
+        limits = f"{self._root}:limits"
+        return [limits, f"{limits}:line", gate, f"{gate}:{_name(model)}"]
 
     def take_own(self, caller: "_Caller") -> Place:
         """The same place in the process's own limiter."""
@@ -326,37 +352,76 @@ class _SharedPlace:
             self._limiter.leave(self, accepted=accepted)
 
 
-class _Ticket:
-    """The time of a place that was taken ahead. Seconds and sums are of requests and of tokens."""
+class _Turn:
+    """A caller's turn in the line. ``missing`` is what must come into each bucket before it."""
 
-    __slots__ = ("_asked_s", "_given", "_waits_s")
+    __slots__ = (
+        "_asked_s",
+        "_heard",
+        "_missing",
+        "_number",
+        "caller",
+        "not_before_s",
+        "should_ask",
+    )
 
     def __init__(
-        self, asked_s: float, waits_s: tuple[float, float], given: tuple[float, float]
+        self, caller: "_Caller", number: float, missing: Sequence[float], asked_s: float
     ) -> None:
+        self.caller = caller
+        self.not_before_s = asked_s
+        self.should_ask = False
+        self._number = number
+        self._heard = number
+        self._missing = missing
         self._asked_s = asked_s
-        self._waits_s = waits_s
-        self._given = given
 
-    def due_s(self, given: tuple[float, float], rates: tuple[float, float]) -> float:
-        """When it is time (monotonic), after ``given`` was given back in all."""
-        due_s = self._asked_s
-        for number in (0, 1):
-            if rates[number] > 0:
-                earlier_s = (given[number] - self._given[number]) * 60 / rates[number]
-                due_s = max(due_s, self._asked_s + self._waits_s[number] - earlier_s)
+    def heed(self, move: "_Move") -> None:
+        """Take notice of what comes nearer, unless it was known when the turn was given."""
+        if move.number > self._heard and move.after < self._number:
+            self._heard = move.number
+            requests, tokens = self._missing
+            self._missing = [requests - move.requests, tokens - move.tokens]
+
+    def advance(self, now: float, rates: tuple[float, float]) -> None:
+        """Take off what has come into the buckets until ``now``, at so much per minute."""
+        seconds = now - self._asked_s
+        self._missing = [
+            missing - seconds * rate / 60
+            for missing, rate in zip(self._missing, rates, strict=True)
+        ]
+        self._asked_s = now
+
+    def due_s(self, rates: tuple[float, float]) -> float:
+        """When it is time (monotonic), with so many requests and tokens per minute."""
+        due_s = self.not_before_s
+        for missing, rate in zip(self._missing, rates, strict=True):
+            if rate > 0:
+                due_s = max(due_s, self._asked_s + missing * 60 / rate)
         return due_s
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """Turns after the number ``after`` are so many requests and tokens nearer."""
+
+    number: float
+    after: float
+    requests: float
+    tokens: float
+
+
+@dataclass(slots=True, eq=False)
 class _Caller:
     """Who wants a place. His signal, while he waits, says to look again."""
 
+    id: str
     model: str
     tokens: float
     deadline_s: float
     is_fallback: bool
     signal: Signal
+    may_be_in_line: bool = False
 
 
 def _name(model: str) -> str:

@@ -26,11 +26,14 @@ local REFUSAL_S = {config.REFUSAL_S}
 local PAUSE_BASE_S = {config.PAUSE_BASE_S}
 local PAUSE_MAX_S = {config.PAUSE_MAX_S}
 local FULLY_OPEN = {Gate.FULLY_OPEN}
+local LINE_SWEEP_S = {config.LINE_SWEEP_S}
+local LINE_EARLY_S = {config.LINE_EARLY_S}
 """
 
 _BEFORE = {
     "reserve": ("limits",),
     "settle": ("limits",),
+    "quit": ("limits",),
     "leave": ("limits",),
     "pause": ("limits",),
     "admit": ("breaker",),

@@ -205,11 +205,15 @@ class Process:
 
 
 class Connection:
-    """A ``Server``: the way of one process to the Redis. ``is_cut`` is a network that fails it."""
+    """A ``Server``: the way of one process to the Redis.
+
+    ``is_cut`` is a network that fails it; while it ``is_deaf``, news are lost on their way to it.
+    """
 
     def __init__(self, redis: SimulatedRedis, process: Process) -> None:
         self.is_dead = False
         self.is_cut = False
+        self.is_deaf = False
         self.closed = 0
         self.trips = 0
         self._redis = redis
@@ -251,7 +255,7 @@ class Connection:
 
     def post(self, message: bytes) -> None:
         """A message is on its way, if it is for this process."""
-        if self._is_subscribed and not self._is_away:
+        if self._is_subscribed and not self._is_away and not self.is_deaf:
             with self._changed:
                 self._inbox.append((self._time.monotonic() + self._redis.one_way_s(), message))
                 self._changed.notify_all()

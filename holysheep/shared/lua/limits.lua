@@ -1,75 +1,149 @@
--- The buckets and gates of a credential; stands before the scripts of the limiter.
---
--- A bucket's level is what may be taken now. It is negative where places were given out ahead:
--- each caller then has a time of its own, in the order in which they asked. `given` sums up what
--- was given back by calls that are through: all who wait are due so much earlier. `spare` is what
--- was given back of places in the line that nobody used: no more than a bucket could have kept.
+-- The buckets, the line and the gates of a credential; stands before the scripts of the limiter.
 
-local function refill(level, rate, seconds)
-  return math.min(rate, level + math.max(0, seconds) * rate / 60)
-end
+-- A bucket's level is what is in it. It is negative after a call that was larger than the bucket,
+-- or that used more than it had said.
 
 local function buckets_of(key, request_rate, token_rate)
-  local stored = redis.call('HMGET', key, 'at', 'requests', 'request_rate', 'requests_given',
-    'tokens', 'token_rate', 'tokens_given', 'requests_spare', 'tokens_spare')
-  local seconds = now - number(stored[1], now)
-  local function bucket(rate, level, old_rate, given, spare)
+  local stored = redis.call('HMGET', key, 'at', 'requests', 'request_rate', 'tokens', 'token_rate')
+  local seconds = math.max(0, now - number(stored[1], now))
+  local function bucket(rate, level, old_rate)
     old_rate = number(old_rate, rate)
+    local grown = number(level, old_rate) + seconds * old_rate / 60
+    level = math.min(old_rate, grown)
     -- No limit leaves a bucket alone: what was taken from it stays taken.
-    level = refill(number(level, old_rate), old_rate, seconds)
     if rate > 0 then
       level, old_rate = level + rate - old_rate, rate
     end
-    return {rate = rate, kept_rate = old_rate, level = level, given = number(given, 0),
-      spare = level < 0 and number(spare, 0) or 0}
+    -- `moved` is what those who wait did not foresee: a bucket that was full, or has another size.
+    return {rate = rate, kept_rate = old_rate, level = level, moved = level - grown}
   end
-  return {
-    requests = bucket(request_rate, stored[2], stored[3], stored[4], stored[8]),
-    tokens = bucket(token_rate, stored[5], stored[6], stored[7], stored[9]),
-  }
+  return bucket(request_rate, stored[2], stored[3]), bucket(token_rate, stored[4], stored[5])
 end
 
-local function save_buckets(key, buckets)
-  local requests, tokens = buckets.requests, buckets.tokens
-  redis.call('HSET', key, 'at', text(now),
-    'requests', text(requests.level), 'request_rate', text(requests.kept_rate),
-    'requests_given', text(requests.given),
-    'tokens', text(tokens.level), 'token_rate', text(tokens.kept_rate),
-    'tokens_given', text(tokens.given),
-    'requests_spare', text(requests.spare), 'tokens_spare', text(tokens.spare))
+local function save_buckets(key, requests, tokens)
+  local fields = {'at', text(now)}
   -- When it is full again there is nothing to remember.
   local seconds = 60
-  for _, bucket in pairs(buckets) do
+  local function add(name, rate_name, bucket)
     if bucket.kept_rate > 0 then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = text(bucket.level)
+      fields[#fields + 1] = rate_name
+      fields[#fields + 1] = text(bucket.kept_rate)
       seconds = math.max(seconds, (bucket.kept_rate - bucket.level) * 60 / bucket.kept_rate)
     end
   end
-  expire(key, seconds + 60)
+  add('requests', 'request_rate', requests)
+  add('tokens', 'token_rate', tokens)
+  if #fields > 2 then
+    redis.call('HSET', key, unpack(fields))
+    expire(key, seconds + 60)
+  end
 end
 
-local function wait_for(bucket, amount)
-  if bucket.rate <= 0 then
-    return 0
-  end
-  -- A call larger than the bucket goes when the bucket is full, rather than never.
-  local missing = math.min(amount, bucket.rate) - bucket.level
-  if missing <= 1e-9 then
-    return 0
-  end
-  return missing * 60 / bucket.rate
-end
-
-local function put_back(bucket, amount, is_through)
+local function take(bucket, amount)
   if bucket.rate > 0 then
-    if not is_through and bucket.level < 0 then
-      -- The one that is due next is among what a bucket would hold.
-      amount = math.min(amount, math.max(0, bucket.rate - 1 - bucket.spare))
-      bucket.spare = bucket.spare + amount
+    bucket.level = bucket.level - amount
+  end
+end
+
+-- What is missing until `amount` can be taken, after `before` was; negative where there is more.
+local function missing_for(bucket, amount, before)
+  -- A call larger than the bucket goes when the bucket is full, rather than never.
+  return math.min(amount, bucket.rate) + before - bucket.level
+end
+
+local function seconds_for(bucket, missing)
+  return bucket.rate > 0 and missing > 1e-9 and missing * 60 / bucket.rate or 0
+end
+
+-- The line: those who wait, each with what he will take and the number of his turn. `requests` and
+-- `tokens` are their sums. Changes are numbered like turns: what is said under a number concerns
+-- those who had their turn before.
+
+local function line_of(key)
+  local stored = redis.call('HMGET', key, 'turn', 'requests', 'tokens', 'ends', 'swept')
+  return {
+    key = key, turn = number(stored[1], 0), requests = number(stored[2], 0),
+    tokens = number(stored[3], 0), ends = number(stored[4], 0), swept = number(stored[5], 0),
+  }
+end
+
+local function save_line(line)
+  redis.call('HSET', line.key, 'turn', text(line.turn), 'requests', text(line.requests),
+    'tokens', text(line.tokens), 'ends', text(line.ends), 'swept', text(line.swept))
+  expire(line.key, math.max(0, line.ends - now) + 60)
+end
+
+-- The turn and the tokens of one who waits, if he does, and when he will not any more.
+local function waiting_in(line, id)
+  local stored = line.requests > 0 and redis.call('HGET', line.key, '@' .. id)
+  if stored then
+    local turn, tokens, ends = string.match(stored, '(%S+) (%S+) (%S+)')
+    return {id = id, turn = number(turn), tokens = number(tokens), ends = number(ends)}
+  end
+  return nil
+end
+
+local function join(line, id, tokens, patience)
+  line.turn = line.turn + 1
+  line.requests, line.tokens = line.requests + 1, line.tokens + tokens
+  local ends = now + patience + 10
+  line.ends = math.max(line.ends, ends)
+  redis.call('HSET', line.key, '@' .. id,
+    text(line.turn) .. ' ' .. text(tokens) .. ' ' .. text(ends))
+end
+
+local function take_out(line, waiting)
+  redis.call('HDEL', line.key, '@' .. waiting.id)
+  line.requests, line.tokens = line.requests - 1, line.tokens - waiting.tokens
+  if line.requests <= 0 then
+    line.requests, line.tokens = 0, 0
+  end
+end
+
+-- Those whose turn comes after `turn` are so much nearer to it.
+local function move_up(line, turn, requests, tokens, topic)
+  if line.requests > 0 and (requests ~= 0 or tokens ~= 0) then
+    line.turn = line.turn + 1
+    news(topic, table.concat(
+      {'moved', text(line.turn), text(turn), text(requests), text(tokens)}, ' '))
+  end
+end
+
+local function move_all(line, request_bucket, token_bucket, topic)
+  local function moved(bucket, queued)
+    -- Where there is enough for all who wait, before and after, nobody waits for this.
+    return math.min(bucket.level, bucket.level - bucket.moved) < queued and bucket.moved or 0
+  end
+  move_up(line, 0, moved(request_bucket, line.requests), moved(token_bucket, line.tokens), topic)
+end
+
+local function quit(line, waiting, topic)
+  take_out(line, waiting)
+  move_up(line, waiting.turn, 1, waiting.tokens, topic)
+end
+
+-- Takes out those who have died: nobody waits longer than he has said.
+local function sweep(line, topic)
+  if line.requests <= 0 or now < line.swept + LINE_SWEEP_S then
+    return
+  end
+  line.swept = now
+  local gone, requests, tokens = {}, 0, 0
+  for index, field in ipairs(redis.call('HKEYS', line.key)) do
+    local waiting = string.sub(field, 1, 1) == '@' and waiting_in(line, string.sub(field, 2))
+    if waiting then
+      requests, tokens = requests + 1, tokens + waiting.tokens
+      if waiting.ends < now then
+        gone[#gone + 1] = waiting
+      end
     end
-    bucket.level = math.min(bucket.rate, bucket.level + amount)
-    if is_through then
-      bucket.given = bucket.given + amount
-    end
+  end
+  -- Redis may have forgotten the line, or been given a part of it.
+  line.requests, line.tokens = requests, tokens
+  for _, waiting in ipairs(gone) do
+    quit(line, waiting, topic)
   end
 end
 

@@ -1,15 +1,16 @@
--- Takes a place at a credential's limits, or a time for one.
--- KEYS: limits, gate of the credential, gate of the model.
--- ARGV: requests and tokens per minute, tokens, whether it falls back, patience_s, whether its
--- place in the buckets is taken already.
+-- Takes a place at a credential's limits, or a turn for one.
+-- KEYS: limits, line, gate of the credential, gate of the model.
+-- ARGV: requests and tokens per minute, tokens, whether it falls back, patience_s, topic, the
+-- caller's id, whether he waits in the line.
 -- Returns {'paused', seconds}: upstream asks to wait longer than the caller can.
--- {'held', seconds}: the gates are closed for the moment, ask again then; nothing is taken.
--- {'full', seconds}: no place in time, nothing is taken.
--- {'wait', seconds for requests, for tokens, and what was given back of each}: taken, for then.
+-- {'held', seconds}: the gates are closed for the moment, ask again then.
+-- {'full', seconds}: no place in time. In these three cases nothing is taken.
+-- {'wait', turn, requests, tokens}: he waits in the line, for so much to come into the buckets.
+-- {'later', seconds}: he waits still, for so long at least.
 -- {'go', now, pauses of the two gates where they count who passes, or ''}: taken.
-local patience = number(ARGV[5])
+local patience, topic = number(ARGV[5]), ARGV[6]
 local gates, paused, held = {}, 0, 0
-for index = ARGV[4] == '1' and 3 or 2, 3 do
+for index = ARGV[4] == '1' and 4 or 3, 4 do
   local gate = gate_of(KEYS[index])
   if gate then
     gates[index] = gate
@@ -17,14 +18,13 @@ for index = ARGV[4] == '1' and 3 or 2, 3 do
     held = math.max(held, gate_delay(gate))
   end
 end
-local has_place = ARGV[6] == '1'
-local tokens = number(ARGV[3])
-local buckets = buckets_of(KEYS[1], number(ARGV[1]), number(ARGV[2]))
+local line = line_of(KEYS[2])
+local waiting = ARGV[8] == '1' and waiting_in(line, ARGV[7])
 if paused > patience or held > 0 then
-  if has_place then
-    put_back(buckets.requests, 1, false)
-    put_back(buckets.tokens, tokens, false)
-    save_buckets(KEYS[1], buckets)
+  if waiting then
+    -- A crowd that is held back stands in nobody's way.
+    quit(line, waiting, topic)
+    save_line(line)
   end
   for _, gate in pairs(gates) do
     save_gate(gate)
@@ -34,30 +34,44 @@ if paused > patience or held > 0 then
   end
   return {'held', text(held)}
 end
-if not has_place then
-  local for_requests = wait_for(buckets.requests, 1)
-  local for_tokens = wait_for(buckets.tokens, tokens)
-  local seconds = math.max(for_requests, for_tokens)
-  if seconds > patience then
-    return {'full', text(seconds)}
+local tokens = number(ARGV[3])
+local request_bucket, token_bucket = buckets_of(KEYS[1], number(ARGV[1]), number(ARGV[2]))
+local somebody_waits = line.requests > 0
+sweep(line, topic)
+move_all(line, request_bucket, token_bucket, topic)
+local ahead = waiting and {requests = 0, tokens = 0} or line
+local requests_missing = missing_for(request_bucket, 1, ahead.requests)
+local tokens_missing = missing_for(token_bucket, tokens, ahead.tokens)
+local seconds = math.max(seconds_for(request_bucket, requests_missing),
+  seconds_for(token_bucket, tokens_missing))
+local answer
+if waiting and seconds > LINE_EARLY_S then
+  answer = {'later', text(seconds)}
+elseif not waiting and seconds > patience then
+  answer = {'full', text(seconds)}
+elseif not waiting and seconds > 0 then
+  join(line, ARGV[7], tokens, patience)
+  somebody_waits = true
+  answer = {'wait', text(line.turn), text(requests_missing), text(tokens_missing)}
+else
+  take(request_bucket, 1)
+  take(token_bucket, tokens)
+  if waiting then
+    take_out(line, waiting)
   end
-  if buckets.requests.rate > 0 then
-    buckets.requests.level = buckets.requests.level - 1
-  end
-  if buckets.tokens.rate > 0 then
-    buckets.tokens.level = buckets.tokens.level - tokens
-  end
-  save_buckets(KEYS[1], buckets)
-  if seconds > 0 then
-    return {'wait', text(for_requests), text(for_tokens),
-      text(buckets.requests.given), text(buckets.tokens.given)}
-  end
+end
+save_buckets(KEYS[1], request_bucket, token_bucket)
+if somebody_waits then
+  save_line(line)
+end
+if answer then
+  return answer
 end
 local passed = {'', ''}
 for index, gate in pairs(gates) do
   if gate.allowance > 0 then
     gate.entered[#gate.entered + 1] = text(now)
-    passed[index - 1] = text(gate.pauses)
+    passed[index - 2] = text(gate.pauses)
   end
   save_gate(gate)
 end

@@ -1,12 +1,19 @@
--- Gives back what was taken and not used, or takes what was used beyond it.
--- KEYS: limits. ARGV: requests and tokens per minute, requests, tokens, whether the call is
--- through, topic.
-local buckets = buckets_of(KEYS[1], number(ARGV[1]), number(ARGV[2]))
-local somebody_waits = buckets.requests.level < 0 or buckets.tokens.level < 0
-put_back(buckets.requests, number(ARGV[3]), ARGV[5] == '1')
-put_back(buckets.tokens, number(ARGV[4]), ARGV[5] == '1')
-save_buckets(KEYS[1], buckets)
-if somebody_waits then
-  news(ARGV[6], 'given ' .. text(buckets.requests.given) .. ' ' .. text(buckets.tokens.given))
+-- Gives back what a call had taken and not used, or takes what it used beyond that.
+-- KEYS: limits, line. ARGV: requests and tokens per minute, requests, tokens, topic.
+local request_bucket, token_bucket = buckets_of(KEYS[1], number(ARGV[1]), number(ARGV[2]))
+local line = line_of(KEYS[2])
+local function put_back(bucket, amount)
+  if bucket.rate > 0 then
+    local level = math.min(bucket.rate, bucket.level + amount)
+    bucket.moved = bucket.moved + level - bucket.level
+    bucket.level = level
+  end
+end
+put_back(request_bucket, number(ARGV[3]))
+put_back(token_bucket, number(ARGV[4]))
+save_buckets(KEYS[1], request_bucket, token_bucket)
+if line.requests > 0 then
+  move_all(line, request_bucket, token_bucket, ARGV[5])
+  save_line(line)
 end
 return 1
