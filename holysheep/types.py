@@ -12,11 +12,15 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import Any, Literal, Protocol
 
+from pydantic import ConfigDict, with_config
+
 from holysheep.jsontext import whole_characters
 
 JsonObject = dict[str, Any]
 """A decoded JSON object. ``Any`` ends where parsing ends."""
 
+# What is stored is read back by these: no other names, and no other types.
+_as_stored = with_config(ConfigDict(extra="forbid", strict=True))
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 CacheMode = Literal["use", "refresh", "bypass"]
@@ -181,6 +185,7 @@ class Call:
         return replace(self, request=request)
 
 
+@_as_stored
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts of one answer, as reported, or estimated where ``estimated`` says so.
@@ -217,6 +222,7 @@ class Usage:
         )
 
 
+@_as_stored
 @dataclass(frozen=True, slots=True)
 class Choice:
     """One of the ``n`` answers. ``tool_calls`` and ``logprobs`` have OpenAI's form."""

@@ -5,8 +5,9 @@ or of another version, is as good as not there.
 """
 
 import json
-from decimal import Decimal
-from typing import Any
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from holysheep import errors
 from holysheep.errors import HolySheepError
@@ -61,12 +62,54 @@ def encoded_failure(error: HolySheepError, secret: str) -> bytes:
 def decoded(value: bytes) -> Completion | HolySheepError:
     """What was encoded. Raises ``ValueError`` for anything else."""
     try:
-        fields: Any = json.loads(decompressed(value))
-        if fields.pop("version") != _VERSION:
-            raise ValueError("it is of another version")
-        return _failure(fields) if "failure" in fields else _completion(fields)
-    except (TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise ValueError(f"it is damaged ({type(error).__name__})") from None
+        return _STORED.validate_json(decompressed(value)).restored()
+    except ValidationError as error:
+        places = {str(part) for each in error.errors(include_input=False) for part in each["loc"]}
+        raise ValueError(f"it is damaged ({', '.join(sorted(places))})") from None
+
+
+class _Stored(BaseModel):
+    """Every name must be there, and no other; values have their types and are not converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: Literal[1]
+
+
+class _Answer(_Stored):
+    asked_model: str
+    model: str
+    choices: tuple[Choice, ...] = Field(min_length=1)
+    usage: Usage
+    earlier: tuple[Usage, ...]
+    request_id: str | None
+    fallback_from: str | None
+    left_out: tuple[str, ...]
+
+    def restored(self) -> Completion:
+        return Completion(
+            **{name: getattr(self, name) for name in _Answer.model_fields if name != "version"}
+        )
+
+
+class _Failure(_Stored):
+    failure: str
+    message: str
+    status: int | None
+    retry_after_s: float | None
+    request_id: str | None
+    detail: str
+
+    def restored(self) -> HolySheepError:
+        if self.failure not in _FAILURES:
+            raise ValueError(f"it is a failure of another kind ({self.failure})")
+        error = _FAILURES[self.failure](self.message)
+        error.status, error.retry_after_s = self.status, self.retry_after_s
+        error.request_id, error.detail = self.request_id, self.detail
+        return error
+
+
+_STORED: TypeAdapter[_Answer | _Failure] = TypeAdapter(_Answer | _Failure)
 
 
 def _encoded(fields: JsonObject) -> bytes:
@@ -82,32 +125,3 @@ def _usage(usage: Usage) -> JsonObject:
 def _fields(value: Choice | Usage) -> JsonObject:
     """What a value consists of. ``dataclasses.asdict`` would copy it all first."""
     return {name: getattr(value, name) for name in type(value).__slots__}
-
-
-def _completion(fields: JsonObject) -> Completion:
-    choices = tuple(
-        Choice(**{**choice, "tool_calls": tuple(choice["tool_calls"])})
-        for choice in fields.pop("choices")
-    )
-    if not choices or not all(isinstance(choice.text, str) for choice in choices):
-        raise ValueError("it has no answer")
-    return Completion(
-        choices=choices,
-        usage=_read_usage(fields.pop("usage")),
-        earlier=tuple(_read_usage(usage) for usage in fields.pop("earlier")),
-        left_out=tuple(fields.pop("left_out")),
-        **fields,
-    )
-
-
-def _read_usage(fields: JsonObject) -> Usage:
-    cost = fields.pop("provider_cost_usd")
-    return Usage(**fields, provider_cost_usd=None if cost is None else Decimal(cost))
-
-
-def _failure(fields: JsonObject) -> HolySheepError:
-    kind = _FAILURES[fields.pop("failure")]
-    error = kind(str(fields.pop("message")))
-    for name in ("status", "retry_after_s", "request_id", "detail"):
-        setattr(error, name, fields[name])
-    return error

@@ -283,13 +283,19 @@ def test_an_answer_with_other_fields_is_a_value_error(fields: dict[str, Any]) ->
         decoded(edited(encoded_answer(a_completion()), **fields))
 
 
-@pytest.mark.xfail(reason="of an answer's values only its texts are looked at")
 @pytest.mark.parametrize(
     "fields",
     [
         {"usage": {"prompt_tokens": "many", "provider_cost_usd": None}},
         {"choices": [{"text": "a", "reasoning": 7, "tool_calls": []}]},
         {"choices": [{"text": "a", "tool_calls": ["f"]}]},
+        {"choices": [{"text": "a", "tool_calls": [], "logprobs": "none"}]},
+        {"usage": {"prompt_tokens": True, "provider_cost_usd": None}},
+        {"usage": {"prompt_tokens": 1.5, "provider_cost_usd": None}},
+        {"usage": {"estimated": 1, "provider_cost_usd": None}},
+        {"earlier": [{"prompt_tokens": "1"}]},
+        {"left_out": [7]},
+        {"request_id": 7},
         {"asked_model": 7},
     ],
     ids=str,
@@ -299,9 +305,22 @@ def test_an_answer_with_values_of_other_types_is_a_value_error(fields: dict[str,
         decoded(edited(encoded_answer(a_completion()), **fields))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"status": "503"}, {"status": True}, {"retry_after_s": "soon"}, {"retry_after_s": "1"}),
+        *({"message": 7}, {"detail": None}, {"request_id": 7}, {"surprise": 1}, {"status": ...}),
+    ],
+    ids=str,
+)
+def test_a_failure_with_other_values_is_a_value_error(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"damaged"):
+        decoded(edited(encoded_failure(ServerError("x", status=503), KEY), **fields))
+
+
 def test_a_failure_of_the_callers_own_is_not_read_either() -> None:
     value = edited(encoded_failure(ServerError("x"), KEY), failure=LimiterTimeout.__name__)
-    with pytest.raises(ValueError, match="KeyError"):
+    with pytest.raises(ValueError, match="failure of another kind"):
         decoded(value)
 
 
