@@ -139,6 +139,8 @@ LEDGER_MONTH_S = 600.0
 # does not know yet what was spent.
 LEDGER_CLAIM_S = 1.0
 LEDGER_FIRST_CLAIM_S = 15.0
+# How long a call waits that has been granted nothing although there seems to be room.
+LEDGER_AGAIN_S = 0.05
 # In the first minutes of a day what others have spent on the one before is read each time: their
 # clocks may be behind.
 LEDGER_CLOCKS_S = 300.0

@@ -275,11 +275,14 @@ class Ledger:
                 if left_s <= 0:
                     break
                 self._changed.wait(left_s)
-            is_over = account.claims != number
+            is_over = account.claims != number and self._clock.monotonic() < until_s
             if not is_over or account.has_failed or self._may_hold(account, limits, worst_usd):
                 account.budget.hold(limits, worst_usd)
                 return True
             account.budget.check(limits, worst_usd)
+            if begins:
+                # Others have claimed more than is known, and may soon need it no more.
+                self._changed.wait(config.LEDGER_AGAIN_S)
             return False
 
     def periods(self, credential: str, limits: Limits) -> tuple[Period, Period]:

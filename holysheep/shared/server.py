@@ -37,6 +37,8 @@ class RedisServer:
         self._making = threading.Lock()
         self._client: Any = None
         self._idle: list[Any] = []
+        # What Redis has been given to remember since something last went wrong.
+        self._known: set[str] = set()
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """What the script returns. Raises ``ServerError``, after one time limit at most."""
@@ -86,11 +88,17 @@ class RedisServer:
 
         def evaluated(client: Any) -> None:
             pipeline = client.pipeline(False)
+            # What it may have forgotten is sent: it cannot run later than what is behind it.
             for script, keys, args in commands:
-                pipeline.evalsha(script.sha, len(keys), *keys, *args)
+                if script.sha in self._known:
+                    pipeline.evalsha(script.sha, len(keys), *keys, *args)
+                else:
+                    pipeline.eval(script.text, len(keys), *keys, *args)
+                    self._known.add(script.sha)
             answers = pipeline.execute(raise_on_error=False)
             for (script, keys, args), found in zip(commands, answers, strict=True):
                 if isinstance(found, NoScriptError):
+                    self._known.clear()
                     client.eval(script.text, len(keys), *keys, *args)
                 elif isinstance(found, Exception):
                     raise found
@@ -106,6 +114,7 @@ class RedisServer:
         try:
             return question(self._connected())
         except Exception as error:
+            self._known.clear()
             # Whatever it is: no call fails for it. redis-py has errors of its own, those of the
             # network, and others where a connection is closed while it is read.
             raise ServerError(self._reason(error)) from error

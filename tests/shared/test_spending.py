@@ -18,7 +18,7 @@ from holysheep import config
 from holysheep.budget import Limits
 from holysheep.errors import BudgetExceeded
 from holysheep.ledger import Ledger
-from holysheep.shared.spending import SharedSpending
+from holysheep.shared.spending import Claim, SharedSpending
 from tests.engine.disk import Disk
 from tests.fakes import START_S, Killed, VirtualTime
 from tests.shared.simulated import SimulatedRedis
@@ -542,3 +542,43 @@ def test_what_is_told_of_others_counts_only_where_they_have_not_said_so() -> Non
     known = [("a", Decimal("0.1"), Decimal("0.9")), ("b", Decimal("0.3"), Decimal("0.4"))]
     one.spending.tell(today(shared.time), known)
     assert one.spending.spent(today(shared.time)) == Decimal("0.6")
+
+
+class GrantsNothing:
+    """Spending of which nothing is granted, although nobody has spent or claimed anything."""
+
+    is_up = True
+    is_over = False
+
+    def __init__(self) -> None:
+        self.claims = 0
+
+    def claim(self, day: date, process: str, **amounts: Any) -> Claim:
+        self.claims += 1
+        return Claim(Decimal(0), Decimal(0), Decimal(0), "record")
+
+    def tell(self, day: date, known: Any) -> None:
+        pass
+
+    def spent(self, day: date) -> Decimal:
+        return Decimal(0)
+
+
+def test_a_call_that_is_granted_nothing_does_not_ask_without_a_pause() -> None:
+    time = VirtualTime()
+    spending = GrantsNothing()
+    ledger = Ledger(time, time.spawn, process="p")
+    limits = Limits(Decimal(1), None)
+    purse = ledger.invocation("test").purse(CREDENTIAL, limits, spending)
+
+    def call() -> int:
+        purse.hold(Decimal("0.01"), time.monotonic() + 60)
+        claims = spending.claims
+        purse.settle(Decimal("0.01"), Decimal(0))
+        return claims
+
+    # Then it goes by what is known, and that is that there is room.
+    waiting = time.spawn(call)
+    time.run()
+    asked = config.LEDGER_FIRST_CLAIM_S / config.LEDGER_AGAIN_S
+    assert waiting.outcome == pytest.approx(asked, rel=0.02)
