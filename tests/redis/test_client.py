@@ -10,7 +10,6 @@ import pytest
 from holysheep.shared.address import parse_redis_url
 from holysheep.shared.scripts import Script
 from holysheep.shared.server import RedisServer as Client
-
 from tests.redis.servers import needs_redis_server
 
 if TYPE_CHECKING:
