@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LANGUAGES = {"en_US", "zh_Hans", "pt_BR", "ja_JP"}
 TEXT_KEYS = {"label", "description", "human", "human_description", "placeholder", "help"}
-LONGEST_LABEL = 30  # the editor wraps a longer one onto the description below it
-LONGEST_TITLE = 20  # of a node on the canvas
+# Widths are columns: a character of Chinese or Japanese takes two.
+WIDEST_TITLE = 22  # of a node on the canvas
+WIDEST_LABEL = 30  # in a node's panel, which wraps a wider one onto the description below it
+WIDEST_FIELD = 36  # of a credential or an endpoint, whose form is wider
+WIDEST_SENTENCE = 120  # two lines: what the list of a plugin's tools shows of a description
+WIDEST_LINES = 140  # three lines of text under a label
+WIDEST_TIP = 180  # a bubble behind a question mark
 LONGEST_TEXT = 1023  # the daemon refuses longer ones
 NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")  # longer, or with a dash: no template can refer to it
 RESERVED_OUTPUTS = {"text", "files", "json"}
@@ -45,6 +51,10 @@ TAGS = {
 }
 HAN = re.compile("[\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 KANA = re.compile("[\u3040-\u30ff]")
+
+
+def columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -23,13 +23,13 @@ from holysheep.types import Usage
 from tests.fakes import FakeClock
 from tests.package.declared import (
     EXAMPLE_FILES,
-    LONGEST_TITLE,
     MANIFEST,
     PROVIDER,
     READERS,
     RESERVED_OUTPUTS,
     ROOT,
     TOOLS,
+    WIDEST_TITLE,
     every_example,
     graph_nodes,
     parameters,
@@ -195,7 +195,7 @@ def test_example_calls_a_declared_tool(path: str) -> None:
         assert data["tool_node_version"] == "2"
         assert data["tool_name"] in TOOLS
         assert data["tool_label"] == TOOLS[data["tool_name"]]["identity"]["label"]["en_US"]
-        assert len(data["title"]) <= LONGEST_TITLE
+        assert len(data["title"]) <= WIDEST_TITLE
 
 
 @every_example

@@ -1,4 +1,4 @@
-"""The package as data: declarations, examples and documents agree with each other and the engine.
+"""The declarations fit the engine, the host and the editor, in four languages.
 
 The host checks next to nothing of this; what is wrong here fails an installation, hides a field in
 the editor, or sends a reader to a name that does not exist. Nothing here runs a node.
@@ -12,11 +12,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
@@ -40,6 +40,7 @@ from holysheep.types import Trace
 from holysheep.usage import BudgetStatus, UsageRow
 from tests.package.declared import (
     CREDENTIALS,
+    DECLARATIONS,
     ENDPOINT_FILES,
     ENDPOINTS,
     GROUP,
@@ -48,7 +49,6 @@ from tests.package.declared import (
     KANA,
     LANGUAGES,
     LLM,
-    LONGEST_LABEL,
     LONGEST_TEXT,
     MANIFEST,
     NAME,
@@ -63,6 +63,13 @@ from tests.package.declared import (
     TAGS,
     TEXT_KEYS,
     TOOLS,
+    WIDEST_FIELD,
+    WIDEST_LABEL,
+    WIDEST_LINES,
+    WIDEST_SENTENCE,
+    WIDEST_TIP,
+    WIDEST_TITLE,
+    columns,
     every_declaration,
     every_node,
     every_tool,
@@ -230,14 +237,57 @@ def test_network_domains_name_the_default_host() -> None:
     assert MANIFEST["network"]["domains"] == [urlsplit(config.DEFAULT_BASE_URL).hostname]
 
 
-@pytest.mark.parametrize("owner", [MANIFEST, PROVIDER["identity"]], ids=["manifest", "provider"])
-@pytest.mark.parametrize("key", ["icon", "icon_dark"])
-def test_icons_are_drawings_that_load_nothing(owner: dict[str, Any], key: str) -> None:
-    root = ET.parse(ROOT / "_assets" / owner[key]).getroot()  # noqa: S314 - our own file
+# What Dify draws icons on: its panels and cards, light and dark.
+SURFACES = {"icon": ("#ffffff", "#f2f4f7"), "icon_dark": ("#1d1d20", "#222225")}
+SHAPES = {"svg", "g", "rect", "circle", "ellipse", "path"}
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of ``#rrggbb``, as WCAG 2 has it."""
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    """From 1 to 21; 3 is the least for what one has to make out."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_manifest_and_provider_show_the_same_icons() -> None:
+    for key in SURFACES:
+        assert MANIFEST[key] == PROVIDER["identity"][key]
+    assert MANIFEST["icon"] != MANIFEST["icon_dark"]
+
+
+@pytest.mark.parametrize("key", SURFACES)
+def test_icons_are_drawings_that_load_nothing(key: str) -> None:
+    file = ROOT / "_assets" / MANIFEST[key]
+    assert file.stat().st_size < 2048
+    root = ET.parse(file).getroot()  # noqa: S314 - our own file
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    assert "viewBox" in root.attrib
-    elements = {element.tag.rpartition("}")[2] for element in root.iter()}
-    assert elements <= {"svg", "g", "rect", "circle", "ellipse", "path"}
+    assert {element.tag.rpartition("}")[2] for element in root.iter()} <= SHAPES
+    for element in root.iter():
+        for name, value in element.attrib.items():
+            assert "}" not in name, name  # no xlink:href
+            assert name not in ("href", "style", "class", "filter"), name
+            assert "url(" not in value, name
+
+
+@pytest.mark.parametrize("key", SURFACES)
+def test_icons_are_drawn_for_16_pixels_and_stand_out_on_every_surface(key: str) -> None:
+    root = ET.parse(ROOT / "_assets" / MANIFEST[key]).getroot()  # noqa: S314 - our own file
+    assert root.attrib["viewBox"] == "0 0 16 16"
+    plate, *drawn = [element.attrib["fill"] for element in root.iter() if "fill" in element.attrib]
+    assert len(set(drawn)) > 1
+    for surface in SURFACES[key]:
+        assert contrast(plate, surface) >= 3, surface
+    for colour in drawn:
+        assert contrast(plate, colour) >= 3, colour
+    # Edges of what is straight lie on whole pixels.
+    for rect in root.iter("{http://www.w3.org/2000/svg}rect"):
+        assert all(rect.attrib.get(name, "0").isdigit() for name in ("x", "y", "width", "height"))
 
 
 # --- Languages ----------------------------------------------------------------------------------
@@ -283,13 +333,134 @@ def test_texts_are_in_the_language_they_are_given_for(path: str) -> None:
         assert text["pt_BR"] != text["en_US"], place
 
 
+# What a language has no use for, where a slip of the input method or a wrong copy would show.
+TRADITIONAL = re.compile(
+    "[請輸應錯誤總額類變說時間問題網絡費鍵從開關處錄設創調測試壓縮這們個過對還樣憑據認證選擇項顯運執務標識節"
+    "鏈儲長預價檢値図気応発対処検実験択価画稼働込]"
+)
+SIMPLIFIED = re.compile(
+    "[请输应错误总额类变说时间问题网络费键从开关处录设创调测试压缩这们个过对还样凭据认证选择项显运执务标识节"
+    "链储长预价检图气发实验]"
+)
+CJK = f"(?:{HAN.pattern}|{KANA.pattern})"
+WIDE_PUNCTUATION = re.compile("[\u3000-\u303f\uff01-\uff5e]")
+NARROW_PUNCTUATION = re.compile(f"{CJK}[,;:!?.]|{CJK} ?[()]|[()] ?{CJK}")
+RUN_TOGETHER = re.compile(f"{CJK}[A-Za-z0-9]|[A-Za-z0-9]{CJK}")
+SENTENCES = {"description", "human", "human_description"}
+ENDS = {"en_US": ".", "zh_Hans": "。", "pt_BR": ".", "ja_JP": "。"}
+
+
+@every_declaration
+def test_texts_have_no_slips_of_spelling(path: str) -> None:
+    for place, _, text in words(read_yaml(path)):
+        for language, value in text.items():
+            assert value == " ".join(value.split()), (place, language)
+            assert "..." not in value, (place, language)
+        for language in ("en_US", "pt_BR"):
+            assert not WIDE_PUNCTUATION.search(text[language]), (place, language)
+        for language in ("zh_Hans", "ja_JP"):
+            assert not NARROW_PUNCTUATION.search(text[language]), (place, language)
+            assert not RUN_TOGETHER.search(text[language]), (place, language)
+        assert not TRADITIONAL.search(text["zh_Hans"]), place
+        assert not SIMPLIFIED.search(text["ja_JP"]), place
+        assert "～" not in text["ja_JP"], place  # one of the two wave dashes, the other one
+
+
+@every_declaration
+def test_descriptions_are_sentences_and_labels_are_not(path: str) -> None:
+    for place, key, text in words(read_yaml(path)):
+        for language, value in text.items():
+            assert value.endswith(ENDS[language]) is (key in SENTENCES), (place, language)
+
+
+# What has to have one name everywhere, since a reader looks for it under that name in Dify.
+TERMS = {
+    "en_US": {"key": ("API key", ["api key", "API-key", "apikey"])},
+    "zh_Hans": {
+        "credential": ("凭据", ["凭证"]),
+        "key": ("API Key", ["密钥", "API key"]),
+        "token": ("Token", ["令牌数", "标记", " token"]),
+        "answer": ("回答", ["答复", "回复"]),
+    },
+    "pt_BR": {
+        "node": ("nó", ["nodo"]),
+        "request": ("requisição", ["solicitaç"]),
+        "file": ("arquivo", ["ficheiro"]),
+        "user": ("usuário", ["utilizador"]),
+    },
+    "ja_JP": {
+        "credential": ("認証情報", ["資格情報", "クレデンシャル"]),
+        "key": ("API キー", ["APIキー", "鍵"]),
+        "default": ("デフォルト", ["既定", "規定値"]),
+        "retry": ("再試行", ["リトライ"]),
+    },
+}
+
+
+@pytest.mark.parametrize("language", TERMS)
+def test_a_thing_has_one_name(language: str) -> None:
+    for path in DECLARATIONS:
+        for place, _, text in words(read_yaml(path)):
+            for term, others in TERMS[language].values():
+                for other in others:
+                    assert other not in text[language], (path, place, f"say {term}")
+
+
 @every_declaration
 def test_labels_fit_on_one_line(path: str) -> None:
+    widest = WIDEST_LABEL if path in NODE_FILES else WIDEST_FIELD
     for place, key, text in words(read_yaml(path)):
         if key == "label":
             for language, value in text.items():
-                assert len(value) <= LONGEST_LABEL, (place, language)
-                assert "\n" not in value, (place, language)
+                assert columns(value) <= widest, (place, language)
+
+
+@every_node
+def test_titles_fit_on_the_card_of_a_node(path: str) -> None:
+    for language, title in NODES[path]["identity"]["label"].items():
+        assert title.startswith("HolySheep "), language
+        assert columns(title) <= WIDEST_TITLE, language
+
+
+@every_node
+def test_lists_of_tools_show_what_a_node_does(path: str) -> None:
+    for language, text in NODES[path]["description"]["human"].items():
+        first = re.split(r"(?<=[.。])", text)[0]
+        assert columns(first) <= WIDEST_SENTENCE, language
+        assert columns(text) <= WIDEST_TIP, language
+
+
+# What is longer than others because it stands in for a page of the manual: keys and an example.
+MANUALS = {"options", "steps"}
+
+
+@every_node
+def test_descriptions_fit_below_their_labels(path: str) -> None:
+    for parameter in NODES[path]["parameters"]:
+        # Those of texts stand below the label, all others behind a question mark.
+        widest = WIDEST_LINES if parameter["type"] == "string" else WIDEST_TIP
+        for language, text in parameter["human_description"].items():
+            if parameter["name"] not in MANUALS:
+                assert columns(text) <= widest, (parameter["name"], language)
+            assert columns(text) <= 2 * WIDEST_TIP, (parameter["name"], language)
+
+
+def test_descriptions_of_the_plugin_fit_on_its_card() -> None:
+    for language in LANGUAGES:
+        assert columns(PROVIDER["identity"]["description"][language]) <= WIDEST_SENTENCE
+        assert columns(MANIFEST["description"][language]) <= WIDEST_TIP
+
+
+@every_node
+def test_what_a_text_calls_by_its_label_has_this_label(path: str) -> None:
+    """In Chinese and Japanese such a name stands in quotation marks, so that it can be found."""
+    for language, quoted in (("zh_Hans", "“([^”]+)”"), ("ja_JP", "「([^」]+)」")):
+        labels = {
+            text[language] for _, key, text in words(NODES[path]["parameters"]) if key == "label"
+        }
+        for place, key, text in words(NODES[path]["parameters"]):
+            if key != "label":
+                assert set(re.findall(quoted, text[language])) <= labels, (place, language)
 
 
 # --- Parameters and credentials -----------------------------------------------------------------
@@ -308,6 +479,75 @@ def test_parameter_names_are_usable_and_unique(path: str) -> None:
 def test_inputs_come_before_settings(path: str) -> None:
     forms = [parameter["form"] for parameter in NODES[path]["parameters"]]
     assert forms == sorted(forms, key=["llm", "form"].index)
+
+
+# What people change most comes first: who answers, how much of it, in which form, what the cache
+# may do, who answers instead, how long it may take, what happens when it fails; the rare last.
+# How many at once goes with what it is most about: the iterations, or the length of the answers.
+SETTING_ORDER = [
+    *("period", "group_by", "model", "models", "custom_model"),
+    *("iterations", "concurrency", "temperature", "max_tokens", "concurrency"),
+    *("prompt_tokens", "completion_tokens", "cached_tokens", "requests", "cache_hit_rate"),
+    *("response_format", "cache", "fallback_models"),
+    *("timeout_s", "row_timeout_s", "deadline_s", "max_retries"),
+    *("on_error", "on_row_error", "on_step_error", "output_format", "options"),
+]
+# What is asked, then what it is asked about or with; what only some know how to write last.
+INPUT_ORDER = [
+    *("query", "prompt", "input_text", "queries", "file", "steps", "system_prompt"),
+    *("prompt_template", "history", "files", "json_schema", "tools"),
+]
+
+
+def is_in_order(names: Iterable[str], order: Iterable[str]) -> bool:
+    rest = iter(order)
+    return all(name in rest for name in names)
+
+
+@every_node
+def test_common_fields_come_first(path: str) -> None:
+    inputs = parameters(NODES[path], "llm")
+    assert is_in_order(parameters(NODES[path], "form"), SETTING_ORDER)
+    assert is_in_order(inputs, INPUT_ORDER)
+    required = [parameter["required"] for parameter in inputs.values()]
+    assert required == sorted(required, reverse=True)
+
+
+PARAMETER_KEYS = {"name", "type", "required", "form", "label", "human_description"}
+MORE_KEYS = {
+    "llm": {"llm_description", "default"},
+    "number": {"default", "min", "max"},
+    "select": {"default", "options"},
+    "string": set(),
+}
+
+
+@every_node
+def test_parameters_have_the_keys_that_every_supported_host_knows(path: str) -> None:
+    for parameter in NODES[path]["parameters"]:
+        llm = parameter["form"] == "llm"
+        more = set(parameter) - PARAMETER_KEYS
+        assert set(parameter) >= PARAMETER_KEYS, parameter["name"]
+        assert more <= MORE_KEYS["llm" if llm else parameter["type"]], parameter["name"]
+        for option in parameter.get("options", []):
+            assert set(option) == {"value", "label"}, parameter["name"]
+
+
+@pytest.mark.parametrize("path", [*PROVIDER_FILES, *GROUP_FILES])
+def test_options_of_credentials_are_named(path: str) -> None:
+    data = read_yaml(path)
+    fields = data["settings"] if path in GROUP_FILES else CREDENTIALS.values()
+    for field in fields:
+        values = [option["value"] for option in field.get("options", [])]
+        assert (field["type"] == "select") is bool(values)
+        assert not values or field["default"] in values
+        assert len(values) == len(set(values))
+        assert all(set(option) == {"value", "label"} for option in field.get("options", []))
+
+
+@pytest.mark.parametrize("path", ENDPOINT_FILES)
+def test_endpoints_have_no_texts_to_translate(path: str) -> None:
+    assert set(ENDPOINTS[path]) <= {"path", "method", "hidden", "extra"}
 
 
 @every_node
@@ -420,22 +660,19 @@ def test_choices_are_those_of_the_engine(tool: str) -> None:
 
 
 @pytest.mark.parametrize("tool", [tool for tool in TOOLS if "options" in READERS[tool].fields])
-def test_options_named_in_the_editor_exist(tool: str) -> None:
-    described = parameters(TOOLS[tool], "form")["options"]["human_description"]
-    named = {
-        language: re.findall(r"[a-z]+(?:_[a-z]+)*", text.split("JSON", 1)[1].split("etc")[0])
-        for language, text in described.items()
-    }
-    assert all(found == named["en_US"] for found in named.values())
+def test_every_option_is_named_in_the_editor(tool: str) -> None:
     model = READERS[tool].fields["options"].annotation
     assert model is not None
     assert issubclass(model, Options)
-    assert set(named["en_US"]) <= set(model.model_fields)
-    # Those that every node has follow in the same words everywhere; a node's own stand first.
-    of_its_own = set(model.model_fields) - set(Options.model_fields)
-    assert set(named["en_US"][: len(of_its_own)]) == of_its_own
-    common = parameters(LLM, "form")["options"]["human_description"]["en_US"]
-    assert common.split(": ")[1] in described["en_US"]
+    own = [name for name in model.model_fields if name not in Options.model_fields]
+    described = parameters(TOOLS[tool], "form")["options"]["human_description"]
+    for language, text in described.items():
+        example, _, keys = text.partition("3600")
+        assert "cache_ttl_s: " in example, language
+        # A node's own stand first; those that every node has follow in the same order everywhere.
+        found = re.findall(r"[a-z]+(?:_[a-z]+)*", keys.rpartition(":")[2].rpartition("：")[2])
+        assert sorted(found[: len(own)]) == sorted(own), language
+        assert found[len(own) :] == list(Options.model_fields), language
 
 
 def test_keys_of_a_step_are_named_in_the_editor() -> None:
@@ -603,10 +840,49 @@ def test_outputs_can_be_referred_to(path: str) -> None:
     for place, name, declared in properties(schema):
         assert isinstance(name, str), place
         assert NAME.fullmatch(name), place
-        assert declared["description"].strip(), place
         assert declared["type"] in ("string", "number", "integer", "boolean", "object", "array")
         if declared["type"] == "array":
             assert declared["items"]["type"] in ("string", "number", "object"), place
+
+
+# What a name ends with says the unit, which the description has to say in words.
+UNITS = {"_ms": "millisecond", "_usd": "USD", "_rpm": "per minute"}
+LONGEST_OUTPUT_TEXT = 180  # three lines in the list of output variables
+
+
+@every_node
+def test_outputs_are_described(path: str) -> None:
+    """Dify knows one language here, so it is English."""
+    for place, name, declared in properties(NODES[path]["output_schema"]):
+        text = declared["description"]
+        assert isinstance(text, str), place
+        assert 0 < len(text) <= LONGEST_OUTPUT_TEXT, place
+        assert text == " ".join(text.split()), place
+        assert text.endswith("."), place
+        assert not HAN.search(text), place
+        assert set(declared) <= {"type", "description", "properties", "items"}, place
+        for suffix, unit in UNITS.items():
+            if name.endswith(suffix):
+                told = unit in text or unit.capitalize() in text
+                assert told or name == "compare_usd", place
+
+
+@pytest.mark.parametrize(
+    ("tool", "output", "kind"),
+    [
+        ("holysheep_llm", "usage", UsageReport),
+        ("holysheep_llm", "meta", Meta),
+        ("holysheep_cost", "rows", ModelEstimate),
+        ("holysheep_usage", "budget", BudgetStatus),
+    ],
+)
+def test_outputs_say_when_they_are_null(tool: str, output: str, kind: type) -> None:
+    schema = TOOLS[tool]["output_schema"]["properties"][output]
+    hints = get_type_hints(kind)
+    for name, declared in schema.get("items", schema)["properties"].items():
+        nullable = type(None) in get_args(hints.get(name, str))
+        said = "null" in (schema["description"] + declared["description"]).lower()
+        assert said or not nullable, name
 
 
 @every_tool
