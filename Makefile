@@ -2,7 +2,7 @@
 # ARGS is passed on, for example: make test ARGS="-k limiter"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-web test-redis lint fix demo package bench live clean FORCE
+.PHONY: help setup test test-web test-redis lint fix demo package preflight bench live clean FORCE
 
 VENV := .venv
 RUN := $(VENV)/bin/python -m
@@ -39,6 +39,9 @@ demo: $(STAMP) ## the plugin against a simulated gateway; with HOLYSHEEP_API_KEY
 
 package: $(STAMP) ## build dist/holysheep-VERSION.difypkg and check what is in it
 	@$(RUN) devtools.package $(ARGS)
+
+preflight: $(STAMP) ## the same as it would be submitted, and start it in clean environments
+	@$(RUN) devtools.preflight $(ARGS)
 
 bench: $(STAMP) ## what a call costs, measured on this machine
 	@$(RUN) devtools.bench $(ARGS)
