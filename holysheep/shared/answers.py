@@ -34,6 +34,10 @@ class _Landing:
     kept: tuple[bytes, Completion, float] | None
     landed_s: float
 
+    def left_s(self, now: float) -> float:
+        """How long its answer may still be given to others."""
+        return 0.0 if self.kept is None else self.kept[2] - (now - self.landed_s)
+
 
 class SharedAnswers:
     """The answers of one credential. ``own`` is where they are kept while Redis is away."""
@@ -138,9 +142,6 @@ class SharedAnswers:
         kept: tuple[bytes, Completion, float] | None = None,
     ) -> None:
         """End a flight: with what is for those who follow, and what is to be kept."""
-        if kept is not None:
-            # For when Redis is away.
-            self._own.put(*kept)
         key = identity if kept is None else kept[0]
         landing = _Landing(kept, self._clock.monotonic())
         with self._changed:
@@ -153,7 +154,7 @@ class SharedAnswers:
             value = self._encoded(outcome)
             is_small = len(value) <= config.REDIS_MAX_VALUE_BYTES
             # It may have waited for Redis to be back.
-            left_s = 0.0 if kept is None else kept[2] - (self._clock.monotonic() - landing.landed_s)
+            left_s = landing.left_s(self._clock.monotonic())
             return [
                 token,
                 value if is_small else b"",
@@ -186,6 +187,10 @@ class SharedAnswers:
                 return b""
 
     def _is_over(self, identity: bytes, key: bytes, landing: _Landing) -> None:
+        if landing.kept is not None:
+            # For when Redis is away. It may have been away until now.
+            kept_as, completion, _ = landing.kept
+            self._own.put(kept_as, completion, landing.left_s(self._clock.monotonic()))
         with self._changed:
             if self._kept.get(key) is landing:
                 del self._kept[key]

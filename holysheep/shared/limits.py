@@ -20,6 +20,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 
 from holysheep import config
@@ -28,7 +29,8 @@ from holysheep.ports import Clock, Signal
 from holysheep.shared.link import Away, Link
 from holysheep.shared.scripts import root_of
 
-_Line = deque["_Caller"]
+_Line = deque[Signal]
+"""Of each who waits, what tells him to look again."""
 _SHARED = ""
 """The gate of all models, among the pauses."""
 
@@ -76,7 +78,7 @@ class SharedLimiter:
             if self._turns:
                 # Whoever asks first tells Redis of the new limits, and it all others.
                 self._turns[0].should_ask = True
-                self._turns[0].caller.signal.give()
+                self._turns[0].signal.give()
 
     def forget(self) -> None:
         """Hear no more news."""
@@ -91,8 +93,7 @@ class SharedLimiter:
         ``LimitBeyondDeadline`` if upstream has asked to wait longer; nothing is taken then.
         """
         caller_id = f"{self._name}{next(self._numbers)}"
-        signal = Signal(self._clock.condition())
-        caller = _Caller(caller_id, model, tokens, deadline_s, is_fallback, signal)
+        caller = _Caller(caller_id, model, tokens, deadline_s, is_fallback)
         try:
             line = self._lines.get((model, is_fallback))
             held_s = 0.0
@@ -116,7 +117,7 @@ class SharedLimiter:
     def _after_the_others(self, caller: "_Caller", held_s: float) -> "_SharedPlace":
         """Wait in line and take a place when it is this caller's turn. Raises ``Away``."""
         losses = self._link.losses
-        with self._in_line(caller) as line:
+        with self._in_line(caller) as (line, signal):
             while True:
                 now = self._clock.monotonic()
                 paused_s = self._pause_left(caller.model, is_fallback=caller.is_fallback)
@@ -124,31 +125,32 @@ class SharedLimiter:
                     raise beyond_deadline(paused_s)
                 if now >= caller.deadline_s:
                     raise held_to_the_end()
-                is_first = line[0] is caller
+                is_first = line[0] is signal
                 if is_first and held_s <= 0:
                     place = self._ask(caller)
                     if isinstance(place, _SharedPlace):
                         return place
                     held_s = place
                 patience_s = caller.deadline_s - now
-                caller.signal.wait(min(held_s, patience_s) if is_first else patience_s)
+                signal.wait(min(held_s, patience_s) if is_first else patience_s)
                 held_s = 0.0
                 if self._link.losses != losses:
                     raise Away
 
     @contextmanager
-    def _in_line(self, caller: "_Caller") -> Iterator[_Line]:
+    def _in_line(self, caller: "_Caller") -> Iterator[tuple[_Line, Signal]]:
         key = (caller.model, caller.is_fallback)
+        signal = Signal(self._clock.condition())
         with self._lock:
             line = self._lines[key]
-            line.append(caller)
+            line.append(signal)
         try:
-            yield line
+            yield line, signal
         finally:
             with self._lock:
-                line.remove(caller)
+                line.remove(signal)
                 if line:
-                    line[0].signal.give()
+                    line[0].give()
                 else:
                     del self._lines[key]
 
@@ -160,7 +162,7 @@ class SharedLimiter:
         try:
             found = self._run(caller, None)
             while isinstance(found, _Turn):
-                self._wait_for(found)
+                self._wait_for(found, caller.deadline_s)
                 found = self._run(caller, found)
         finally:
             if caller.may_be_in_line:
@@ -192,7 +194,8 @@ class SharedLimiter:
                 return _SharedPlace(self, caller, at, passed)
             case b"wait":
                 number, *missing = map(float, rest)
-                return _Turn(caller, number, missing, self._clock.monotonic())
+                signal = Signal(self._clock.condition())
+                return _Turn(signal, number, missing, self._clock.monotonic())
             case b"later" if turn is not None:
                 turn.not_before_s = self._clock.monotonic() + float(rest[0])
                 return turn
@@ -203,10 +206,9 @@ class SharedLimiter:
             case _:
                 raise no_room(requests, tokens, float(rest[0]))
 
-    def _wait_for(self, turn: "_Turn") -> None:
+    def _wait_for(self, turn: "_Turn", deadline_s: float) -> None:
         """Wait until it is time. Raises ``LimiterTimeout`` and ``Away``."""
         losses = self._link.losses
-        caller = turn.caller
         with self._lock:
             for move in self._moves:
                 turn.heed(move)
@@ -219,16 +221,16 @@ class SharedLimiter:
                     turn.should_ask = False
                     return
                 # Later than planned: a call before it has used more than it had said.
-                if now >= caller.deadline_s:
+                if now >= deadline_s:
                     raise no_room(*self._rates, left_s)
-                caller.signal.wait(min(left_s, caller.deadline_s - now))
+                turn.signal.wait(min(left_s, deadline_s - now))
                 if self._link.losses != losses:
                     raise Away
         finally:
             with self._lock:
                 self._turns.remove(turn)
                 if self._turns:
-                    self._turns[0].caller.signal.give()
+                    self._turns[0].signal.give()
 
     def _pause_left(self, model: str, *, is_fallback: bool) -> float:
         names = [_name(model)] if is_fallback else [_name(model), _SHARED]
@@ -274,8 +276,8 @@ class SharedLimiter:
                 self._pauses[key] = now + left_s
             # Those who would wait in vain are told at once.
             for line in self._lines.values():
-                for caller in line:
-                    caller.signal.give()
+                for signal in line:
+                    signal.give()
 
     def _heard(self, payload: bytes) -> None:
         match payload.decode().split(" "):
@@ -286,7 +288,7 @@ class SharedLimiter:
                     for turn in self._turns:
                         turn.heed(move)
                     if self._turns:
-                        self._turns[0].caller.signal.give()
+                        self._turns[0].signal.give()
             case ["paused", shared_s, name, seconds]:
                 self._remember(float(shared_s), name, float(seconds))
             case ["opened"]:
@@ -295,18 +297,17 @@ class SharedLimiter:
                 with self._lock:
                     self._moves.clear()
                     for turn in self._turns:
-                        turn.caller.signal.give()
+                        turn.signal.give()
                 self._poke_first()
 
     def _poke_first(self) -> None:
         with self._lock:
             for line in self._lines.values():
                 if line:
-                    line[0].signal.give()
+                    line[0].give()
 
     def _keys(self, model: str) -> list[str]:
-        gate = f"{self._root}:gate"
-        limits = f"{self._root}:limits"
+        limits, gate = f"{self._root}:limits", f"{self._root}:gate"
         return [limits, f"{limits}:line", gate, f"{gate}:{_name(model)}"]
 
     def take_own(self, caller: "_Caller") -> Place:
@@ -353,22 +354,25 @@ class _SharedPlace:
 
 
 class _Turn:
-    """A caller's turn in the line. ``missing`` is what must come into each bucket before it."""
+    """A caller's turn in the line. ``missing`` is what must come into each bucket before it.
+
+    ``signal`` tells him to look again.
+    """
 
     __slots__ = (
         "_asked_s",
         "_heard",
         "_missing",
         "_number",
-        "caller",
         "not_before_s",
         "should_ask",
+        "signal",
     )
 
     def __init__(
-        self, caller: "_Caller", number: float, missing: Sequence[float], asked_s: float
+        self, signal: Signal, number: float, missing: Sequence[float], asked_s: float
     ) -> None:
-        self.caller = caller
+        self.signal = signal
         self.not_before_s = asked_s
         self.should_ask = False
         self._number = number
@@ -413,17 +417,17 @@ class _Move:
 
 @dataclass(slots=True, eq=False)
 class _Caller:
-    """Who wants a place. His signal, while he waits, says to look again."""
+    """Who wants a place."""
 
     id: str
     model: str
     tokens: float
     deadline_s: float
     is_fallback: bool
-    signal: Signal
     may_be_in_line: bool = False
 
 
+@lru_cache(maxsize=1000)
 def _name(model: str) -> str:
     """A model in keys and in news: ids may hold anything, and are nobody else's business."""
     return sha256(model.encode()).hexdigest()[:16]

@@ -57,7 +57,8 @@ class RedisServer:
         """Run a command on the connection that was used last.
 
         redis-py's pool takes a third of the time of a command to give a connection and take it
-        back. Those that go on here stay here; they connect again by themselves.
+        back, and packing what is sent another fifth. Connections that go on here stay here; they
+        connect again by themselves.
         """
         try:
             connection = self._idle.pop()
@@ -70,7 +71,7 @@ class RedisServer:
         except (RedisError, OSError):
             connection.disconnect()
         try:
-            connection.send_command(*command)
+            connection.send_packed_command([_packed(command)])
             return connection.read_response()
         except ResponseError:
             raise
@@ -177,6 +178,15 @@ class RedisServer:
             if self._client is None:
                 self._client = _client(self._address)
             return self._client
+
+
+def _packed(command: Sequence[Any]) -> bytes:
+    """A command as it is sent: an array of bulk strings."""
+    parts = [part if isinstance(part, bytes) else str(part).encode() for part in command]
+    return b"*%d\r\n%b" % (
+        len(parts),
+        b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]),
+    )
 
 
 def _client(address: Address) -> Any:

@@ -61,6 +61,10 @@ end
 -- `tokens` are their sums. Changes are numbered like turns: what is said under a number concerns
 -- those who had their turn before.
 
+local function empty_line(key)
+  return {key = key, turn = 0, requests = 0, tokens = 0, ends = 0, swept = 0}
+end
+
 local function line_of(key)
   local stored = redis.call('HMGET', key, 'turn', 'requests', 'tokens', 'ends', 'swept')
   return {

@@ -10,15 +10,19 @@
 -- {'go', now, pauses of the two gates where they count who passes, or ''}: taken.
 local patience, topic = number(ARGV[5]), ARGV[6]
 local gates, paused, held = {}, 0, 0
-for index = ARGV[4] == '1' and 4 or 3, 4 do
-  local gate = gate_of(KEYS[index])
-  if gate then
-    gates[index] = gate
-    paused = math.max(paused, gate.ends - now)
-    held = math.max(held, gate_delay(gate))
+-- Mostly nobody waits and no gate is closed.
+local is_calm = redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[4]) == 0
+if not is_calm then
+  for index = ARGV[4] == '1' and 4 or 3, 4 do
+    local gate = gate_of(KEYS[index])
+    if gate then
+      gates[index] = gate
+      paused = math.max(paused, gate.ends - now)
+      held = math.max(held, gate_delay(gate))
+    end
   end
 end
-local line = line_of(KEYS[2])
+local line = is_calm and empty_line(KEYS[2]) or line_of(KEYS[2])
 local waiting = ARGV[8] == '1' and waiting_in(line, ARGV[7])
 if paused > patience or held > 0 then
   if waiting then
