@@ -67,6 +67,7 @@ def chat(
     prompt: str,
     base_url: str,
     api_key: str | None,
+    redis_url: str | None,
     system: str | None,
     json_schema: Any,
     stream: bool,
@@ -81,7 +82,7 @@ def chat(
     given = {name: value for name, value in params.items() if value not in (None, ())}
     if json_schema is not None:
         given["json_schema"] = json_schema.read() or "-"
-    with client_of(api_key, base_url) as client:
+    with client_of(api_key, base_url, redis_url) as client:
         if stream and not as_json:
             for delta in client.stream(messages, **given):
                 say(delta.text, nl=False)
@@ -94,9 +95,9 @@ def chat(
 @main.command()
 @connection
 @reports_errors
-def models(base_url: str, api_key: str | None) -> None:
+def models(base_url: str, api_key: str | None, redis_url: str | None) -> None:
     """List the models that the gateway offers to the key, one a line."""
-    with client_of(api_key, base_url) as client:
+    with client_of(api_key, base_url, redis_url) as client:
         for model in client.models():
             say(model)
 
@@ -146,6 +147,7 @@ def batch(
     template_file: Any,
     base_url: str,
     api_key: str | None,
+    redis_url: str | None,
     concurrency: int | None,
     requests_per_minute: float | None,
     json_schema: Any,
@@ -174,7 +176,7 @@ def batch(
         "max_concurrency": max(config.DEFAULT_MAX_CONCURRENCY, concurrency or 0),
         "requests_per_minute": requests_per_minute,
     }
-    with client_of(api_key, base_url, **settings) as client:
+    with client_of(api_key, base_url, redis_url, **settings) as client:
         results = client.batch(written.rows(source, compiled), prompt_template, **given)
         try:
             with (
@@ -245,13 +247,20 @@ def cost(input_text: str | None, prices: Any, as_json: bool, **params: Any) -> N
 @click.option("--max-tokens", type=int, help="Longest answer.")
 @click.option("--deadline", "deadline_s", type=float, help="Seconds after which to end.")
 @reports_errors
-def benchmark(base_url: str, api_key: str | None, prompt: str | None, **params: Any) -> None:
+def benchmark(
+    base_url: str,
+    api_key: str | None,
+    redis_url: str | None,
+    prompt: str | None,
+    **params: Any,
+) -> None:
     """Measure how fast a model answers your key. Every iteration costs a request."""
     given = {name: value for name, value in params.items() if value is not None}
     if prompt is not None:
         given["prompt"] = utf8(prompt)
     # The limit of an ordinary credential would be what is measured.
-    with client_of(api_key, base_url, requests_per_minute=0, max_concurrency=100) as client:
+    limits = {"requests_per_minute": 0, "max_concurrency": 100}
+    with client_of(api_key, base_url, redis_url, **limits) as client:
         run = client.benchmark(**given)
         iterations = given.get("iterations", config.BENCHMARK_ITERATIONS)
         with click.progressbar(length=iterations, file=sys.stderr) as bar:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from holysheep import config
-from holysheep.client import API_KEY_VARIABLE, BASE_URL_VARIABLE, Client
+from holysheep.client import API_KEY_VARIABLE, BASE_URL_VARIABLE, REDIS_URL_VARIABLE, Client
 from holysheep.errors import (
     AuthError,
     BadResponse,
@@ -92,13 +92,13 @@ def _give_up_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
-def client_of(api_key: str | None, base_url: str, **settings: Any) -> Client:
+def client_of(api_key: str | None, base_url: str, redis_url: str | None, **settings: Any) -> Client:
     """A client with the options that every command has. Raises ``SettingsError``."""
     if not (api_key or "").strip():
         raise SettingsError(
             f"There is no API key. Set {API_KEY_VARIABLE} in the environment, or give --api-key."
         )
-    return Client(api_key, base_url=base_url, **settings)
+    return Client(api_key, base_url=base_url, redis_url=redis_url, **settings)
 
 
 def utf8(argument: str) -> str:
@@ -129,5 +129,11 @@ def connection(command: Callable[..., None]) -> Callable[..., None]:
         show_envvar=True,
         help="Key of the gateway; better given in the environment.",
     )
-    with_both: Callable[..., None] = base_url(api_key(command))
-    return with_both
+    redis_url = click.option(
+        "--redis-url",
+        envvar=REDIS_URL_VARIABLE,
+        show_envvar=True,
+        help="Redis to share cache, limits and usage by, with programs that use the same key.",
+    )
+    with_all: Callable[..., None] = base_url(api_key(redis_url(command)))
+    return with_all

@@ -36,6 +36,7 @@ from holysheep.usage import Usage, read_usage
 
 API_KEY_VARIABLE = "HOLYSHEEP_API_KEY"
 BASE_URL_VARIABLE = "HOLYSHEEP_BASE_URL"
+REDIS_URL_VARIABLE = "HOLYSHEEP_REDIS_URL"
 
 
 class Stream:

@@ -109,6 +109,7 @@ class Link:
         self._losses = 0
         self._jobs: deque[_Job] = deque()
         self._is_working = False
+        self._under_way = 0
         self._hearing = 0
         self._subscriptions = 0
         self._has_hearer = False
@@ -222,8 +223,17 @@ class Link:
             self._leases.pop(key, None)
 
     def rest(self) -> None:
-        """Close all connections; the next use opens new ones."""
+        """Close all connections; the next use opens new ones.
+
+        What is to be run behind the calls is run before, within one time limit.
+        """
+        until_s = self._clock.monotonic() + config.REDIS_TIMEOUT_S
         with self._changed:
+            while self._is_up and (self._jobs or self._under_way):
+                left_s = until_s - self._clock.monotonic()
+                if left_s <= 0:
+                    break
+                self._changed.wait(left_s)
             self._rests += 1
             self._has_hearer = False
             self._hearing = 0
@@ -315,14 +325,18 @@ class Link:
                     self._is_working = False
                     return
                 jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), _AT_A_TIME))]
+                self._under_way = len(jobs)
             ready = [(job, args) for job in jobs if (args := self._args_of(job)) is not None]
             try:
                 self._server.run_all([(job.script, job.keys, args) for job, args in ready])
             except ServerError as error:
                 self._lose(error, [job for job, _ in ready])
-                continue
-            for job, _ in ready:
-                job.done()
+            else:
+                for job, _ in ready:
+                    job.done()
+            with self._changed:
+                self._under_way = 0
+                self._changed.notify_all()
 
     def _args_of(self, job: _Job) -> Sequence[Any] | None:
         """The arguments of a job; ``None`` where they cannot be made, which ends it."""

@@ -40,7 +40,7 @@ pytestmark = needs_redis_server
 
 PERMISSIONS = (
     "+evalsha +eval +subscribe +publish +ping +client|setname"
-    " +time +get +set +del +exists +hget +hset +hmget +hgetall +hsetnx +pexpire"
+    " +time +get +set +del +exists +hget +hset +hmget +hgetall +hkeys +hsetnx +hdel +pexpire"
 )
 """All that a user needs. The second line is what scripts call."""
 

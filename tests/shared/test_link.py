@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -425,7 +428,45 @@ def test_without_the_subscription_scripts_still_run_and_it_is_taken_up_again() -
     assert world.link.losses == 0
 
 
+def test_the_check_calls_all_that_scripts_call() -> None:
+    """A user who may do less is found out when a credential is saved, not in the middle of it."""
+    folder = Path(str(files("holysheep.shared") / "lua"))
+    called = {
+        path.stem: set(re.findall(r"redis\.call\('(\w+)'", path.read_text(encoding="utf-8")))
+        for path in folder.glob("*.lua")
+    }
+    assert called["check"] | called["prelude"] == set().union(*called.values())
+
+
 # --- rest and close -----------------------------------------------------------------------------
+
+
+def test_before_a_rest_the_jobs_are_run() -> None:
+    world = World(latency_s=0.05)
+
+    def caller() -> list[int]:
+        for number in range(50):
+            world.write(number)
+        world.link.rest()
+        return list(world.done)
+
+    world.redis.spawn(caller)
+    assert world.redis.run() == [list(range(50))]
+
+
+def test_a_rest_does_not_wait_for_a_redis_that_is_silent() -> None:
+    world = World()
+
+    def caller() -> float:
+        world.check()
+        world.redis.go_away()
+        world.write(1, is_kept=True)
+        world.link.rest()
+        return world.time.monotonic() - START_S
+
+    world.redis.spawn(caller)
+    (waited_s,) = world.redis.run()
+    assert waited_s < 1.1 * config.REDIS_TIMEOUT_S
 
 
 def test_after_a_rest_it_is_used_as_before() -> None:

@@ -11,6 +11,8 @@ redis.call('HSETNX', KEYS[1], 'at', text(now))
 redis.call('HMGET', KEYS[1], 'at')
 redis.call('HGET', KEYS[1], 'at')
 redis.call('HGETALL', KEYS[1])
+redis.call('HKEYS', KEYS[1])
+redis.call('HDEL', KEYS[1], 'at')
 expire(KEYS[1], 1)
 news('check', '')
 return 1
