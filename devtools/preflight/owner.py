@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Owner", "plugin_author"]
 
-_AUTHOR = re.compile(r"^(?P<key>\s*author:\s*)(?P<handle>\S+)\s*$", re.MULTILINE)
+_AUTHOR = re.compile(r"^(?P<key>[ \t]*author:[ \t]*)(?P<handle>\S+)[ \t]*$", re.MULTILINE)
 _FIRST_HEADING = re.compile(r"^## ", re.MULTILINE)
 
 
@@ -56,20 +56,18 @@ class Owner:
     def _with_source(self, name: str, text: str) -> str:
         """Name the repository, and make links absolute.
 
-        On the marketplace's page relative ones lead nowhere, but pictures in _assets/ are served
-        with the package.
+        On the marketplace's page relative ones lead nowhere, but to pictures in _assets/.
         """
         if not self.repo:
             return text
 
         def absolute(found: re.Match[str]) -> str:
             path = relative_target(name, found["target"])
-            if path is None or path.startswith("_assets/"):
+            if path is None:
                 return found.group()
             _, mark, place = found["target"].partition("#")
-            return (
-                f"{found['before']}{link_to_source(self.repo, path)}{mark}{place}{found['after']}"
-            )
+            target = path if path.startswith("_assets/") else link_to_source(self.repo, path)
+            return f"{found['before']}{target}{mark}{place}{found['after']}"
 
         linked = LINK.sub(absolute, text)
         if name != "README.md" or self.repo in text:

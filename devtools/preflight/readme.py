@@ -6,7 +6,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING
 
-from devtools.preflight.forges import FORGES, links_to_repositories
+from devtools.preflight.forges import FORGES, link_to_source, links_to_repositories
 from devtools.preflight.rule import blocks, left_to_owner, warns
 
 if TYPE_CHECKING:
@@ -92,15 +92,26 @@ def the_readme_has_the_usual_sections(package: Package) -> Iterator[str]:
 
 @warns
 def links_lead_to_something(package: Package) -> Iterator[str]:
-    """A relative link names a file that is in the package or, for the repository's page, beside it.
-
-    With a repository given, those are absolute in what is built (`owner.py`).
-    """
+    """A link to a file of this project, relative or in its repository, names one that is there."""
+    source = link_to_source(str(package.manifest.get("repo")), "")
     for name in documents(package.files):
         for found in LINK.finditer(package.text(name)):
             path = relative_target(name, found["target"])
+            if found["target"].startswith(source):
+                path = found["target"].removeprefix(source).partition("#")[0]
             if path is not None and path not in package.files and not package.tree.holds(path):
                 yield f"{name} links to {found['target']}, which does not exist; correct the link."
+
+
+@warns
+def pictures_are_in_assets(package: Package) -> Iterator[str]:
+    """Dify and the marketplace show no others of the package."""
+    for name in documents(package.files):
+        for found in LINK.finditer(package.text(name)):
+            path = relative_target(name, found["target"])
+            is_picture = found["before"].startswith("!")
+            if is_picture and path is not None and not path.startswith("_assets/"):
+                yield f"{name} shows {found['target']}; move the picture into _assets/."
 
 
 @blocks
@@ -124,9 +135,11 @@ def documents(names: Iterable[str]) -> list[str]:
 def relative_target(document: str, target: str) -> str | None:
     """Return the file that a link in ``document`` leads to, relative to the root.
 
-    None for an address on the web and for a place in the same document.
+    None for an address on the web and for a place in the same document. Dify and the marketplace
+    count ``_assets/`` from the root in every document.
     """
     path = target.partition("#")[0]
     if not path or re.match(r"[a-z][a-z0-9+.-]*:|//", path, re.IGNORECASE):
         return None
-    return posixpath.normpath(posixpath.join(posixpath.dirname(document), path))
+    is_asset = re.match(r"(\./)?_assets/", path)
+    return posixpath.normpath(path if is_asset else f"{posixpath.dirname(document) or '.'}/{path}")

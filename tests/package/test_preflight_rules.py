@@ -25,6 +25,7 @@ from devtools.preflight.opened import Entry, Package
 from devtools.preflight.owner import Owner
 from devtools.preflight.rule import Rule, Severity
 from tests.package.preflight import (
+    OWNER,
     Case,
     Change,
     both,
@@ -353,9 +354,15 @@ CASES = [
     Case(readme.links_lead_to_something, line("README.md", "[a](docs/none.md)"), "docs/none.md"),
     Case(
         readme.links_lead_to_something,
-        file("readme/README_pt_BR.md", "![a](_assets/icon.svg)"),
-        "readme/README_pt_BR.md links to _assets/icon.svg",
+        file("readme/README_pt_BR.md", "[a](README.md)"),
+        "readme/README_pt_BR.md links to README.md",
     ),
+    Case(
+        readme.links_lead_to_something,
+        line("README.md", f"[a]({OWNER.repo}/blob/HEAD/docs/none.md#a)"),
+        "blob/HEAD/docs/none.md",
+    ),
+    Case(readme.pictures_are_in_assets, line("README.md", "![a](docs/a.png)"), "shows docs/a.png"),
     Case(readme.translations_are_named_right, file("README_zh.md", "x"), "README_zh.md is not"),
     Case(readme.translations_are_named_right, file("readme/pt_BR.md", "x"), "readme/pt_BR.md is"),
     Case(readme.translations_are_named_right, file("readme/README_zh_Hant.md", "x"), "zh_Hant"),
@@ -636,6 +643,8 @@ def test_file_that_cannot_be_read_is_one_finding() -> None:
         (code.nothing_secret_is_logged, line(SOURCE, "blog.info(api_key)")),
         (code.requests_have_a_timeout, line(SOURCE, "requests.get(url, timeout=1)")),
         (readme.links_lead_to_something, line("README.md", "[a](#b) [c](mailto:d) [e](LICENSE#f)")),
+        (readme.links_lead_to_something, file("readme/README_pt_BR.md", "![a](_assets/icon.svg)")),
+        (readme.pictures_are_in_assets, file("readme/README_pt_BR.md", "![a](../_assets/b.png)")),
         (dependencies.requirements_are_small, development("playwright>=1,<2")),
         (dependencies.requirements_have_a_version, development("a>=1,<2; sys_platform == 'x'")),
         (wording.nothing_reads_like_a_payment, line("README.md", "in charge" + "able form")),
