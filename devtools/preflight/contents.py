@@ -20,6 +20,9 @@ MAX_PACKAGE_BYTES = 15 * 1024 * 1024
 MAX_UNPACKED_BYTES = 50 * 1024 * 1024
 """The limit of the daemon, the packager and the marketplace for all files together."""
 
+MAX_FILE_BYTES = 1024 * 1024
+"""The largest file that the marketplace's scan for secrets reads."""
+
 MAX_FILES = 5000
 """The marketplace's limit."""
 
@@ -91,6 +94,14 @@ def the_unpacked_files_are_small(package: Package) -> Iterator[str]:
             f"Unpacked, the files have {unpacked:,} bytes, and {MAX_UNPACKED_BYTES:,} are allowed;"
             " leave out what is large."
         )
+
+
+@warns
+def each_file_is_small(package: Package) -> Iterator[str]:
+    """The scan for secrets leaves out a larger one, and says so."""
+    for entry in package.entries:
+        if len(entry.content) > MAX_FILE_BYTES:
+            yield f"{entry.name} has more than {MAX_FILE_BYTES:,} bytes; make it smaller."
 
 
 @blocks

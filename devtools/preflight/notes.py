@@ -54,9 +54,12 @@ def notes(package: Package) -> Iterator[str]:
 
 
 _PERMISSIONS = {
-    "tool": "lets the plugin call other tools of the workspace; it does not.",
-    "endpoint": "serves the dashboard, metrics and a gateway; each has an access token.",
-    "storage": "keeps usage and spending in Dify's plugin storage, as PRIVACY.md says.",
+    "tool": "lets the plugin call other tools of the workspace.",
+    "model": "lets the plugin call the workspace's models.",
+    "app": "lets the plugin call the workspace's apps.",
+    "node": "lets the plugin call Dify's own nodes.",
+    "endpoint": "lets the plugin answer HTTP requests; each endpoint has an access token.",
+    "storage": "lets the plugin keep usage and spending in Dify's storage, as PRIVACY.md says.",
 }
 
 

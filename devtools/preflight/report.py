@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "package_lines"]
 
+_COUNTED = {
+    Severity.BLOCKS: "blocking",
+    Severity.WARNS: "warning",
+    Severity.OWNER: "left to the owner",
+}
+
 _HEADINGS = {
     Severity.BLOCKS: "Stops a submission, an installation or the start",
     Severity.WARNS: "Warns a reviewer",
@@ -73,6 +79,8 @@ def package_lines(name: str, content: bytes, count: int) -> Iterator[str]:
 
 
 def _outcome(found: list[Finding]) -> str:
-    counts = {one: sum(finding.severity is one for finding in found) for one in Severity}
-    said = [f"{count} {one.value}" for one, count in counts.items() if count]
+    counts = {
+        said: sum(one.severity is severity for one in found) for severity, said in _COUNTED.items()
+    }
+    said = [f"{count} {one}" for one, count in counts.items() if count]
     return ", ".join(said) or "ok"

@@ -147,4 +147,4 @@ def test_packager_that_refuses_is_a_violation() -> None:
     refused = Finding(Severity.BLOCKS, "It refuses.")
     report = Report({}, packager=[refused])
     assert report.findings(Severity.BLOCKS) == [refused]
-    assert "1 blocks" in "\n".join(report.lines())
+    assert "1 blocking" in "\n".join(report.lines())

@@ -384,6 +384,9 @@ CASES = [
         file("nodes/large.txt", bytes(50 * 2**20)),
         "52,428,800",
     ),
+    Case(
+        contents.each_file_is_small, file("nodes/a.txt", bytes(2**20 + 1)), "nodes/a.txt has more"
+    ),
     Case(contents.the_files_are_few, many(5000), "5,000"),
     Case(contents.names_are_unique, twice("main.py"), "main.py is in the package twice"),
     *(
