@@ -29,6 +29,8 @@ from devtools.preflight.start import starts
 
 __all__ = ["main"]
 
+_EXAMPLES = "dist/examples"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the preflight; returns the exit code."""
@@ -43,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         output: Path = (options.output or root / "dist" / file_name(root)).resolve()
         output.unlink(missing_ok=True)
+        shutil.rmtree(root / _EXAMPLES, ignore_errors=True)
         files = packed_files(root)
         author = plugin_author(files)
         content = packed(owner.applied(files))
@@ -97,14 +100,12 @@ def _place(package: Package, name: str) -> str:
 
 def _about_author(root: Path, old: str, new: str) -> list[str]:
     """Write the examples for a new author's plugin, and say what else names the old one."""
-    folder = root / "dist" / "examples"
-    shutil.rmtree(folder, ignore_errors=True)
     if not new or new == old:
         return []
-    written = write_examples(root, folder, old, new)
+    written = write_examples(root, root / _EXAMPLES, old, new)
     return [
-        f"{len(written)} examples that call {new}'s plugin: {folder.relative_to(root)}/",
-        f"Still with {old}: {', '.join(files_with_author(root, old))}",
+        f"{len(written)} examples that call {new}'s plugin: {_EXAMPLES}/",
+        f"In the tree these still name {old}: {', '.join(files_with_author(root, old))}",
     ]
 
 

@@ -26,12 +26,13 @@ VARIABLES = {
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of this project, as far as packages are concerned, with an old package in it."""
+    """A copy of this project, as far as packages are concerned, in which one was built before."""
     others = [".difyignore", ".gitignore", *EXAMPLE_FILES]
     linked = [path for path in (ROOT / "docs").rglob("*") if path.is_file()]
     names = [*others, *(path.relative_to(ROOT).as_posix() for path in linked), "CONTRIBUTING.md"]
     there = {name: (ROOT / name).read_bytes() for name in names if (ROOT / name).is_file()}
-    for name, content in {**packed_files(ROOT), **there, f"dist/{NAME}": b"old"}.items():
+    old = {f"dist/{NAME}": b"old", "dist/examples/old.yml": b"old"}
+    for name, content in {**packed_files(ROOT), **there, **old}.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -68,7 +69,7 @@ def test_release_without_the_owners_values_fails(
 ) -> None:
     assert run("--release") == 1
     assert "No package was written." in capsys.readouterr().err
-    assert not (tree / "dist" / NAME).exists()
+    assert list((tree / "dist").iterdir()) == []
 
 
 def test_release_with_them_is_the_owners(
@@ -88,7 +89,7 @@ def test_release_with_them_is_the_owners(
     assert packed_files(tree) == before
     examples = sorted(path.name for path in (tree / "dist" / "examples").glob("*.yml"))
     assert [f"examples/{name}" for name in examples] == EXAMPLE_FILES
-    assert "Still with" in said
+    assert f"still name {MANIFEST['author']}" in said
 
 
 def test_wrong_value_of_the_owner_is_a_violation(
