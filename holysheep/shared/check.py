@@ -162,7 +162,7 @@ def _sentence(error: ServerError, address: Address) -> str:
     if is_a(exceptions.MovedError, exceptions.ClusterCrossSlotError):
         return _IS_CLUSTER
     if is_a(exceptions.AuthenticationError):
-        if "password" not in address.options:
+        if not address.passwords:
             return (
                 "Redis wants a login. Put user and password before the host in redis_url, such as"
                 " redis://USER:PASSWORD@host:6379/0."
@@ -174,7 +174,7 @@ def _sentence(error: ServerError, address: Address) -> str:
     if is_a(MasterNotFoundError) or (address.kind == "sentinel" and "SENTINEL" in words):
         return (
             "No sentinel could say where the master is. Check their hosts and ports in redis_url,"
-            " and the name of the service."
+            " the name of the service, and sentinel_password if they want one."
         )
     return _unreachable(failure) or _other(error, failure, address)
 
@@ -213,7 +213,6 @@ def _unreachable(failure: _Failure) -> str:
 
 
 def _other(error: ServerError, failure: _Failure, address: Address) -> str:
-    password = address.options.get("password")
-    if password and password in failure.words:
+    if any(password in failure.words for password in address.passwords):
         return "Redis refused what it was asked. Check redis_url."
     return f"Redis cannot be used: {error}."

@@ -124,8 +124,7 @@ class RedisServer:
         """What Redis or the network says, on one line and not too long."""
         # What stands after that names a script and a line of it.
         text = " ".join(str(error).partition(" script: ")[0].split()) or type(error).__name__
-        password = self._address.options.get("password")
-        if password:
+        for password in self._address.passwords:
             # A server that is too old repeats what it was told to log in with.
             text = text.replace(password, "[redacted]")
         return text[:150].rstrip(".")
@@ -199,7 +198,7 @@ def _client(address: Address) -> Any:
             nodes = [ClusterNode(host, port) for host, port in address.hosts]
             return redis.RedisCluster(startup_nodes=nodes, retry=never, **options)
         case "sentinel":
-            asking = {**_LIMITS, "retry": never}
+            asking = {**_LIMITS, "retry": never, **address.sentinel_options}
             sentinel = Sentinel(address.hosts, sentinel_kwargs=asking, retry=never, **options)
             return sentinel.master_for(address.service)
         case _:

@@ -239,12 +239,25 @@ REDIS_URLS = [
     f"rediss://:{PASSWORD}@host:6380/15?ssl_ca_certs=/path/ca.pem",
     f"redis+cluster://:{PASSWORD}@host:6379,host2",
     f"rediss+sentinel://:{PASSWORD}@host:26379,host2/mymaster/1",
+    f"redis+sentinel://host/mymaster?sentinel_username=user&sentinel_password={PASSWORD}",
+    f"rediss+sentinel://host/mymaster?sentinel_ssl=true&sentinel_password={PASSWORD}",
 ]
 
 
 @pytest.mark.parametrize("url", ["redis://host", " redis://[::1]:6379/0 ", *REDIS_URLS])
 def test_a_redis_url_is_kept_as_it_was_given(url: str) -> None:
     assert parse(redis_url=url).redis_url == url.strip()
+
+
+def test_sentinels_are_asked_with_their_own_login_and_the_same_certificates() -> None:
+    query = "sentinel_username=eve&sentinel_password=p%40ss&ssl_ca_certs=/path/ca.pem"
+    url = f"rediss+sentinel://adam:{PASSWORD}@host/mymaster?{query}"
+    plain, secure = parse_redis_url(url), parse_redis_url(f"{url}&sentinel_ssl=yes")
+    servers = {"username": "adam", "password": PASSWORD, "ssl_ca_certs": "/path/ca.pem"}
+    assert plain.options == secure.options == {**servers, "ssl": True, "db": 0}
+    login = {"username": "eve", "password": "p@ss"}
+    assert plain.sentinel_options == login
+    assert secure.sentinel_options == {**login, "ssl": True, "ssl_ca_certs": "/path/ca.pem"}
 
 
 @pytest.mark.parametrize("url", REDIS_URLS)
@@ -310,6 +323,16 @@ def test_no_spelling_of_a_credential_shows_the_password_of_its_redis(url: str) -
         (
             f"redis://:{PASSWORD}@host?ssl_ca_certs=/path/ca.pem",
             "redis_url has options for TLS, so it must begin with rediss.",
+        ),
+        (
+            f"redis+sentinel://host/mymaster?sentinel_ssl=true&sentinel_password={PASSWORD}",
+            "redis_url has options for TLS, so it must begin with rediss.",
+        ),
+        (
+            f"redis://host?sentinel_password={PASSWORD}",
+            "redis_url has an option that cannot be set: sentinel_password. Known are"
+            " ssl_ca_certs, ssl_ca_path, ssl_cert_reqs, ssl_certfile, ssl_check_hostname,"
+            " ssl_keyfile.",
         ),
         *(
             (

@@ -571,9 +571,10 @@ class SentinelServer(_Server):
 
     _arguments = ("--sentinel",)
 
-    def __init__(self, master: RedisServer) -> None:
+    def __init__(self, master: RedisServer, *, password: str = "") -> None:
         super().__init__()
         self._master = master
+        self._password = password or None
 
     def master_port(self) -> int:
         """The port that it sends clients to."""
@@ -585,6 +586,7 @@ class SentinelServer(_Server):
             f"sentinel monitor mymaster 127.0.0.1 {self._master.port} 1",
             "sentinel down-after-milliseconds mymaster 500",
             "sentinel failover-timeout mymaster 1000",
+            *([f"requirepass {_quoted(self._password)}"] if self._password else []),
         ]
 
     def _settle(self, end_s: float) -> None:
@@ -605,13 +607,14 @@ class Sentinels(_Together):
     """A master, its replica and a sentinel; ``master`` and ``replica`` change places by a failover.
 
     The sentinel finds after half a second that the master is down and has replaced it 1 s later. A
-    former master that comes back becomes a replica half a second after that.
+    former master that comes back becomes a replica half a second after that. ``password`` is the
+    sentinel's own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, password: str = "") -> None:
         self.master = RedisServer()
         self.replica = RedisServer(replica_of=self.master)
-        self.sentinel = SentinelServer(self.master)
+        self.sentinel = SentinelServer(self.master, password=password)
         super().__init__(self.master, self.replica, self.sentinel)
 
     def _join(self) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import quote
 
 import pytest
 
@@ -124,6 +125,15 @@ def test_a_cluster_that_is_named_as_one() -> None:
 def test_a_master_that_a_sentinel_knows() -> None:
     with Sentinels() as sentinels:
         check_redis(sentinels.url)
+
+
+@needs_redis_server
+def test_a_master_that_a_sentinel_knows_who_wants_a_login_of_its_own() -> None:
+    with Sentinels(password=PASSWORD) as sentinels:
+        check_redis(f"{sentinels.url}?sentinel_password={quote(PASSWORD, safe='')}")
+        for query in ("", "?sentinel_password=wrong-password"):
+            message = refusal(f"{sentinels.url}{query}", "wrong-password", PASSWORD)
+            assert "sentinel_password" in message
 
 
 # --- the way to it ---
