@@ -624,9 +624,9 @@ def test_deployment_shows_urls_of_a_redis_that_are_understood() -> None:
     (query,) = (code for code in explained if code.startswith("?"))
     assert parse_redis_url(f"{codes(rows[1][0])[0]}{query}").options["ssl"] is True
     with pytest.raises(errors.SettingsError) as refused:
-        parse_redis_url("rediss://host?unknown=1")
+        parse_redis_url("rediss+sentinel://host/master?unknown=1")
     known = refused.value.message.partition("Known are ")[2].rstrip(".").split(", ")
-    assert len(known) == 6
+    assert len(known) == 9
     named = " ".join(explained)
     assert [name for name in known if name not in named] == []
 
