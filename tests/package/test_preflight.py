@@ -128,6 +128,21 @@ def test_broken_tree_leaves_no_package(
     assert not output.exists()
 
 
+def test_packager_on_the_path_is_asked(
+    tree: Path,
+    run: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program = tree / "dist" / "dify"  # a folder that is not packaged
+    program.write_text("#!/bin/sh\necho 'It has no icon.'; exit 1\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert run() == 1
+    assert "refuses the unpacked package: It has no icon." in capsys.readouterr().out
+    assert not (tree / "dist" / NAME).exists()
+
+
 def test_package_needs_nothing_of_the_owner(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert packaging.main(["--root", str(tree)]) == 0
     printed = capsys.readouterr()
