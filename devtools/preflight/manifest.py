@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from devtools.preflight.forges import FORGES, is_repository
@@ -11,7 +12,7 @@ from devtools.preflight.opened import Unreadable, dig
 from devtools.preflight.rule import blocks, left_to_owner, warns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from devtools.preflight.opened import Package
 
@@ -41,11 +42,16 @@ _EMAIL = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+",
 
 
 @blocks
-def declarations_can_be_read(package: Package) -> Iterator[str]:
-    """Every YAML and TOML file is one; the other rules rely on it."""
+def files_can_be_read(package: Package) -> Iterator[str]:
+    """Declarations and documents are what their names say; the other rules rely on it."""
+    readers: dict[str, Callable[[str], object]] = {
+        ".yaml": package.yaml,
+        ".toml": package.toml,
+        ".md": package.text,
+        ".txt": package.text,
+    }
     for name in package.files:
-        read = {".yaml": package.yaml, ".yml": package.yaml, ".toml": package.toml}
-        reader = read.get(name[name.rfind(".") :]) if "." in name else None
+        reader = readers.get(PurePosixPath(name).suffix)
         if reader is not None:
             try:
                 reader(name)

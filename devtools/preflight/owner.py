@@ -42,7 +42,7 @@ class Owner:
         """Return the files of the package with what is given written into them."""
         done = dict(files)
         for name in _owned(files):
-            text = files[name].decode()
+            text = files[name].decode(errors="surrogateescape")  # a rule tells of such a file
             if name == "manifest.yaml":
                 text = _with_field(text, "repo", self.repo)
                 text = _with_field(text, "contact", self.contact)
@@ -50,7 +50,7 @@ class Owner:
                 text = self._with_source(name, text)
             if self.author and name.endswith(".yaml"):
                 text = renamed_author(text, plugin_author(files), self.author)
-            done[name] = text.encode()
+            done[name] = text.encode(errors="surrogateescape")
         return done
 
     def _with_source(self, name: str, text: str) -> str:
@@ -78,7 +78,7 @@ class Owner:
 
 def plugin_author(files: Mapping[str, bytes]) -> str:
     """Return the handle in the manifest, empty if there is none."""
-    found = _AUTHOR.search(files.get("manifest.yaml", b"").decode())
+    found = _AUTHOR.search(files.get("manifest.yaml", b"").decode(errors="replace"))
     return found["handle"] if found else ""
 
 

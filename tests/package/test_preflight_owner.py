@@ -66,6 +66,10 @@ def test_author_is_the_same_everywhere() -> None:
     assert {name for name in changed if not name.startswith("readme/")} == expected
 
 
+def test_bytes_that_are_no_text_are_kept() -> None:
+    assert OWNER.applied({"readme/README_pt_BR.md": b"\xff"}) == {"readme/README_pt_BR.md": b"\xff"}
+
+
 def test_author_of_something_else_is_left() -> None:
     files = {"manifest.yaml": b"author: old\n", "nodes/a.yaml": b"identity:\n  author: third\n"}
     assert OWNER.applied(files)["nodes/a.yaml"] == files["nodes/a.yaml"]

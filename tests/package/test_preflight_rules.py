@@ -83,9 +83,10 @@ def icon(content: bytes | str) -> Change:
 
 CASES = [
     # Manifest
-    Case(manifest.declarations_can_be_read, file(NODE, "a: [b"), f"{NODE} cannot be read"),
-    Case(manifest.declarations_can_be_read, file(NODE, "a"), "holds no mapping"),
-    Case(manifest.declarations_can_be_read, file("pyproject.toml", "a"), "pyproject.toml cannot"),
+    Case(manifest.files_can_be_read, file(NODE, "a: [b"), f"{NODE} cannot be read"),
+    Case(manifest.files_can_be_read, file(NODE, "a"), "holds no mapping"),
+    Case(manifest.files_can_be_read, file("pyproject.toml", "a"), "pyproject.toml cannot"),
+    Case(manifest.files_can_be_read, file("README.md", b"\xff"), "README.md cannot"),
     *(
         Case(manifest.required_fields_are_filled, field(MANIFEST, path, None), f"has no {path};")
         for path in (
