@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
@@ -28,6 +28,7 @@ from holysheep.registry import Registry
 from holysheep.shared.address import parse_redis_url
 from holysheep.shared.check import OLDEST, RULES
 from holysheep.tally import Dimensions, Figures, Tally
+from tests.host.daemon import PluginProcess
 from tests.package.declared import (
     CREDENTIALS,
     ENDPOINTS,
@@ -141,8 +142,11 @@ def test_one_version_everywhere() -> None:
 
 @pytest.mark.parametrize("name", ENGLISH)
 def test_documents_are_in_english(name: str) -> None:
-    assert not HAN.search(DOCUMENTS[name])
-    assert not KANA.search(DOCUMENTS[name])
+    text = DOCUMENTS[name]
+    if name == "docs/adding_a_node.md":
+        text = prose(text)  # a declaration has four languages
+    assert not HAN.search(text)
+    assert not KANA.search(text)
 
 
 @every_document
@@ -772,6 +776,7 @@ def test_picture_is_a_drawing_that_loads_nothing() -> None:
 
 # --- docs/adding_a_node.md ----------------------------------------------------------------------
 
+ADDING = DOCUMENTS["docs/adding_a_node.md"]
 NEW_FILES = {
     "nodes/holysheep_models.yaml",
     "nodes/holysheep_models.py",
@@ -779,3 +784,59 @@ NEW_FILES = {
     "examples/list_models.yml",
 }
 """What its example makes, and the project has not."""
+
+
+def shown_files() -> dict[str, str]:
+    """What the document shows of files, by the name that stands last before it."""
+    blocks = re.findall(
+        r"`([\w./]+)`[^`]*:\n\n```\w+\n(.*?)^```$", ADDING, re.MULTILINE | re.DOTALL
+    )
+    assert len(blocks) == len(FENCE.findall(ADDING))
+    return dict(blocks)
+
+
+def with_the_node(folder: Path, shown: dict[str, str]) -> None:
+    """The plugin in ``folder``, with what the document adds to it."""
+    for name in ("main.py", "manifest.yaml", "host", "endpoints", "group", "_assets"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("holysheep", "nodes", "provider"):
+        (folder / name).mkdir()
+        for path in (ROOT / name).iterdir():
+            (folder / name / path.name).symlink_to(path)
+    engine = folder / "holysheep/params.py"
+    listed = folder / "provider/holysheep.yaml"
+    for path, changed in (
+        (engine, f"{engine.read_text('utf-8')}\n\n{shown['holysheep/params.py']}"),
+        (listed, listed.read_text("utf-8").replace("tools:\n", f"tools:\n{shown[PROVIDER_FILE]}")),
+    ):
+        path.unlink()
+        path.write_text(changed, encoding="utf-8")
+    for name in NEW_FILES & set(shown):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(shown[name], encoding="utf-8")
+
+
+PROVIDER_FILE = "provider/holysheep.yaml"
+
+
+def test_node_of_the_example_works_and_passes_its_tests(tmp_path: Path, upstream: Upstream) -> None:
+    shown = shown_files()
+    with_the_node(tmp_path, shown)
+    namespace: dict[str, Any] = {"__name__": "test_models"}
+    exec(compile(shown["tests/nodes/test_models.py"], "test_models.py", "exec"), namespace)  # noqa: S102 - our own document
+    tests = {name: test for name, test in namespace.items() if name.startswith("test_")}
+    assert len(tests) == 3
+    with PluginProcess(tmp_path) as process:
+        for test in tests.values():
+            upstream.reset()
+            test(namespace["ModelsNode"](process, upstream))
+            process.check()
+
+
+def test_names_of_tests_in_the_documents_exist() -> None:
+    known = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for text in (ADDING, DOCUMENTS["CONTRIBUTING.md"]):
+        for name in codes(prose(text)):
+            if re.fullmatch(r"test_\w+", name):
+                assert f"def {name}(" in known, name
