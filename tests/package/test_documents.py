@@ -684,6 +684,11 @@ def test_privacy_states_the_numbers_of_the_engine() -> None:
     remembered = params._remembered_call.cache_info().maxsize
     assert f"the last {remembered} calls" in PRIVACY
     assert f"at most {params._MAX_REMEMBERED_CHARS:,} characters together" in PRIVACY
+    # Importing the module would patch this process.
+    adapter = (ROOT / "nodes/_adapter.py").read_text(encoding="utf-8")
+    shortest = re.search(r"^_SHORT_CHARS = (\d+)$", adapter, re.MULTILINE)
+    assert shortest is not None
+    assert f"outputs of at most {shortest.group(1)} characters" in PRIVACY
 
 
 # --- docs/library.md ----------------------------------------------------------------------------
