@@ -387,6 +387,15 @@ def test_who_is_moved_back_behind_his_deadline_hears_of_it_then(count: int) -> N
     assert raised.value.retry_after_s == pytest.approx((1200 - 600 + 1) / 10 - shared.now_s)
 
 
+@pytest.mark.xfail(reason="no key can expire that late, so every script of the credential fails")
+def test_a_use_beyond_all_reason_costs_nobody_redis() -> None:
+    shared = Shared(0, 1000, count=2)
+    shared.redis.spawn(lambda: shared.take(0, 10.0).end(10**19))
+    shared.spawn(1, tokens=10.0, patience_s=1.0, after_s=1.0)
+    assert shared.run()[-1] == "LimiterTimeout"
+    assert not any(process.link.losses for process in shared.redis.processes)
+
+
 @pytest.mark.xfail(
     reason="who has asked too early waits for as long as he was told, whatever is given back"
 )
