@@ -2,15 +2,29 @@
 
 A bucket of ``rate`` tokens refills at ``rate / per_seconds``. Callers may take an estimate and
 settle it with what was used in the end, so a bucket may be in debt for a while.
+
+``Client`` has its own for its limits. By itself it limits what a program asks of something else::
+
+    from holysheep import TokenBucket
+    from holysheep.ports import SystemClock
+
+    clock = SystemClock()
+    bucket = TokenBucket(100, per_seconds=1, clock=clock)
+    while not bucket.acquire():
+        clock.sleep(bucket.wait_time())
 """
 
 from holysheep.ports import Clock
 
 
 class TokenBucket:
-    """A token bucket that starts full.
+    """A token bucket that starts full: ``rate`` tokens per ``per_seconds``; its size is ``rate``.
 
-    ``rate`` tokens per ``per_seconds``; its size is ``rate``. Safe for concurrent use.
+    ``clock`` is ``holysheep.ports.SystemClock()``, or a test's own. Never waits: ``acquire`` says
+    at once whether there was room, ``wait_time`` when there will be. Knows no order among those who
+    wait. Safe for concurrent use, within one process.
+
+    Raises ``ValueError`` unless both numbers are above 0.
     """
 
     def __init__(self, rate: float, per_seconds: float = 60.0, *, clock: Clock) -> None:
@@ -24,7 +38,10 @@ class TokenBucket:
         self._updated_s = clock.monotonic()
 
     def acquire(self, amount: float = 1.0) -> bool:
-        """Take ``amount`` if it is there; nothing is taken otherwise."""
+        """Take ``amount`` if it is there, and return ``True``; nothing is taken otherwise.
+
+        More than the bucket holds is given when it is full, and leaves it in debt.
+        """
         with self._lock:
             self._refill()
             if self._tokens < self._bounded(amount) - 1e-9:
@@ -45,13 +62,13 @@ class TokenBucket:
             return 0.0 if missing <= 1e-9 else missing * self.per_seconds / self.rate
 
     def settle(self, amount: float) -> None:
-        """Put ``amount`` back, or take it where it is negative, even into debt."""
+        """Put ``amount`` back, up to the size, or take it where it is negative, even into debt."""
         with self._lock:
             self._refill()
             self._tokens = min(self.rate, self._tokens + amount)
 
     def resize(self, rate: float) -> None:
-        """Change the rate and size; what has been taken stays taken."""
+        """Change rate and size, which must be above 0; what has been taken stays taken."""
         with self._lock:
             self._refill()
             self._tokens += rate - self.rate

@@ -1,10 +1,7 @@
 """The command line: ``python -m holysheep chat "Hello" --model deepseek-v3.2 --stream``.
 
-The answer goes to standard output and nothing else does; errors go to standard error as one line,
-``error: <error_type>: <message>``. Exit codes: 0 answered, 1 interrupted, output that nobody takes
-or that has no room, or a bug, 2 wrong usage or input, 3 the key was refused, 4 a rate limit, quota
-or budget, 5 upstream is down or unreadable, 6 it did not accept the request, 7 some rows of a batch
-have no answer.
+The answer goes to standard output and nothing else does; errors go to standard error. Exit codes
+are in the help.
 """
 
 import json
@@ -40,28 +37,62 @@ from holysheep.report import batch_report, benchmark_report, cost_report, usage_
 from holysheep.template import Template
 from holysheep.usage import Usage
 
+# The character before it keeps click from filling the lines.
+_EXIT_CODES = """\b
+Exit codes:
+  0  answered
+  1  interrupted, output that cannot be written, or a bug
+  2  wrong usage, input or setting
+  3  the key was refused
+  4  a rate limit, quota or budget
+  5  the gateway is down or unreadable
+  6  the gateway did not accept the request
+  7  some rows of a batch have no answer
+"""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
 @click.version_option(package_name=None, version=config.VERSION, prog_name="holysheep")
 def main() -> None:
-    """Call LLMs through an OpenAI-compatible gateway."""
+    """Call LLMs through an OpenAI-compatible gateway.
+
+    The answer goes to standard output and nothing else does; errors go to standard error as one
+    line, "error: ERROR_TYPE: MESSAGE". All commands but cost and usage need the gateway's key, best
+    in HOLYSHEEP_API_KEY of the environment. Proxies are those of HTTPS_PROXY and the like.
+    """
 
 
-@main.command()
+@main.command(short_help="Ask once and print the answer.")
 @click.argument("prompt")
 @connection
-@click.option("--model", "-m", default=config.DEFAULT_MODEL, show_default=True)
-@click.option("--system", "-s", help="System prompt.")
-@click.option("--temperature", "-t", type=float, help="From 0 to 2.")
-@click.option("--max-tokens", type=int, help="Longest answer.")
-@click.option("--fallback", "fallback_models", multiple=True, help="Model to ask next; repeatable.")
 @click.option(
-    "--schema", "json_schema", type=click.File(encoding="utf-8"), help="JSON Schema file."
+    "--model", "-m", default=config.DEFAULT_MODEL, show_default=True, help="Id of the model."
 )
-@click.option("--timeout", "timeout_s", type=float, help="Deadline in seconds.")
-@click.option("--retries", "max_retries", type=int, help="Retries per model.")
+@click.option("--system", "-s", help="Instructions before the prompt.")
+@click.option("--temperature", "-t", type=float, help="0 to 2; default 0.7.")
+@click.option(
+    "--max-tokens", type=int, help="Longest answer in tokens, 1 to 1,000,000; default 2048."
+)
+@click.option(
+    "--fallback",
+    "fallback_models",
+    multiple=True,
+    help="Model to ask where the one before fails; repeatable.",
+)
+@click.option(
+    "--schema",
+    "json_schema",
+    type=click.File(encoding="utf-8"),
+    help="File with a JSON Schema that the answer must satisfy.",
+)
+@click.option(
+    "--timeout", "timeout_s", type=float, help="Seconds for all of it, 1 to 540; default 60."
+)
+@click.option("--retries", "max_retries", type=int, help="Per model, 0 to 10; default 3.")
 @click.option("--stream", is_flag=True, help="Show the answer as it arrives.")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the whole result as JSON: cost, tokens and all."
+)
 @reports_errors
 def chat(
     prompt: str,
@@ -74,7 +105,10 @@ def chat(
     as_json: bool,
     **params: Any,
 ) -> None:
-    """Ask PROMPT ("-" reads it from standard input) and print the answer."""
+    """Ask PROMPT ("-" reads it from standard input) and print the answer.
+
+    With --stream it is printed as it arrives; --json prints the whole result at its end.
+    """
     prompt = standard_input() if prompt == "-" else utf8(prompt)
     messages = [{"role": "user", "content": prompt}]
     if system:
@@ -112,33 +146,60 @@ def _template(template: str | None, file: Any) -> str:
     return given if given.strip() else "{{ item }}"
 
 
-@main.command()
+@main.command(short_help="Ask once for each row of a file and write all results.")
 @click.argument("rows", type=click.Path(path_type=Path))
 @click.option(
     "--output",
     "-o",
     required=True,
     type=click.Path(path_type=Path),
-    help="Result file, .jsonl or .csv.",
+    help="Result file, .jsonl or .csv; must not exist, but for --resume.",
 )
-@click.option("--template", help="Prompt of a row: Jinja2, with {{ item }} or column names.")
+@click.option(
+    "--template",
+    help="Prompt of a row: Jinja2, {{ item }} is the row (default), columns have their names.",
+)
 @click.option("--template-file", type=click.File(encoding="utf-8-sig"), help="The same, in a file.")
 @connection
-@click.option("--model", "-m", default=config.DEFAULT_MODEL, show_default=True)
-@click.option("--system", "-s", "system_prompt", help="System prompt.")
-@click.option("--temperature", "-t", type=float, help="From 0 to 2.")
-@click.option("--max-tokens", type=int, help="Longest answer.")
-@click.option("--fallback", "fallback_models", multiple=True, help="Model to ask next; repeatable.")
 @click.option(
-    "--schema", "json_schema", type=click.File(encoding="utf-8"), help="JSON Schema file."
+    "--model", "-m", default=config.DEFAULT_MODEL, show_default=True, help="Id of the model."
 )
-@click.option("--concurrency", "-c", type=int, help="Rows in flight, 1 to 100.")
-@click.option("--requests-per-minute", type=float, help="Limit of the key; 0 = none.")
-@click.option("--row-timeout", "row_timeout_s", type=float, help="Seconds that a row may take.")
-@click.option("--deadline", "deadline_s", type=float, help="Seconds after which to end.")
-@click.option("--retries", "max_retries", type=int, help="Retries per row and model.")
+@click.option("--system", "-s", "system_prompt", help="Instructions before the prompt.")
+@click.option("--temperature", "-t", type=float, help="0 to 2; default 0.7.")
+@click.option(
+    "--max-tokens", type=int, help="Longest answer in tokens, 1 to 1,000,000; default 2048."
+)
+@click.option(
+    "--fallback",
+    "fallback_models",
+    multiple=True,
+    help="Model to ask where the one before fails; repeatable.",
+)
+@click.option(
+    "--schema",
+    "json_schema",
+    type=click.File(encoding="utf-8"),
+    help="File with a JSON Schema that the answer must satisfy.",
+)
+@click.option("--concurrency", "-c", type=int, help="Rows in flight, 1 to 100; default 10.")
+@click.option(
+    "--requests-per-minute", type=float, help="What the key is granted; 0 = no limit; default 60."
+)
+@click.option(
+    "--row-timeout",
+    "row_timeout_s",
+    type=float,
+    help="Seconds for a row, waiting for limits apart, 1 to 540; default 60.",
+)
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=float,
+    help="Seconds after which rows without an answer are skipped; default: none.",
+)
+@click.option("--retries", "max_retries", type=int, help="Per row and model, 0 to 10; default 3.")
 @click.option("--stop-on-error", is_flag=True, help="Begin no more rows after a failed one.")
-@click.option("--resume", is_flag=True, help="Take up the output file: ask for what is missing.")
+@click.option("--resume", is_flag=True, help="Ask for what the output file lacks.")
 @reports_errors
 def batch(
     rows: Path,
@@ -155,9 +216,15 @@ def batch(
     resume: bool,
     **params: Any,
 ) -> None:
-    """Ask once for each row of the file ROWS (.txt, .csv, .jsonl, .json) and write all results.
+    """Ask once for each row of the file ROWS and write all results, in the order of the rows.
 
-    Ctrl-C ends it in an orderly way; the same command with --resume asks for what is missing.
+    A row is a line of .txt, a record of .csv or .tsv below the header, a text or an object in a
+    line of .jsonl or in the array of .json. Its result has index, status (ok, error or skipped),
+    query, response, error, error_type, model, latency_ms, tokens_used, cost_usd and cached.
+    Progress and a summary go to standard error.
+
+    Ctrl-C ends it in an orderly way, and so may a failure; the same command with --resume asks for
+    the rows that have no answer, or another prompt by now.
     """
     source = read_rows(rows)
     prompt_template = _template(template, template_file)
@@ -213,20 +280,48 @@ def _interrupting(results: BatchResults) -> Iterator[None]:
 
 
 @main.command()
-@click.option("--model", "-m", "models", multiple=True, help="Repeatable; else all with a price.")
-@click.option("--text", "input_text", help='Text to estimate the prompt from ("-" = stdin).')
-@click.option("--prompt-tokens", type=int, help="Prompt tokens of a request.")
-@click.option("--completion-tokens", type=int, help="Tokens of its answer.")
-@click.option("--cached-tokens", type=int, help="Prompt tokens that the provider has cached.")
-@click.option("--requests", type=int, help="How many requests.")
-@click.option("--hit-rate", "cache_hit_rate", type=float, help="Share answered by a cache, 0 to 1.")
 @click.option(
-    "--prices", type=click.File(encoding="utf-8"), help="YAML file of prices, as price_overrides."
+    "--model",
+    "-m",
+    "models",
+    multiple=True,
+    help="Id of a model; repeatable; default: all with a price.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+@click.option(
+    "--text",
+    "input_text",
+    help='What a request sends ("-" = standard input); its tokens are estimated, about four Latin'
+    " characters each, or one Chinese.",
+)
+@click.option("--prompt-tokens", type=int, help="Of a request; default: those of --text.")
+@click.option("--completion-tokens", type=int, help="Of its answer; default 0.")
+@click.option(
+    "--cached-tokens",
+    type=int,
+    help="Prompt tokens that the provider has in its own cache; default 0.",
+)
+@click.option("--requests", type=int, help="How many; default 1.")
+@click.option(
+    "--hit-rate",
+    "cache_hit_rate",
+    type=float,
+    help="Share of the requests that the answer cache serves, at no cost, 0 to 1; default 0.",
+)
+@click.option(
+    "--prices",
+    type=click.File(encoding="utf-8"),
+    help="YAML file, model: {input, output}, in USD per million tokens, before all other prices.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the rows as JSON, money as numbers in USD."
+)
 @reports_errors
 def cost(input_text: str | None, prices: Any, as_json: bool, **params: Any) -> None:
-    """Estimate what a load costs with each model. Makes no call and needs no key."""
+    """Estimate what a load costs with each model, in USD.
+
+    The cheapest comes first. Makes no call and needs no key. Prices are those of --prices, else the
+    providers' list prices as of 2026-11-01; a gateway may sell at others.
+    """
     given = {name: value for name, value in params.items() if value not in (None, ())}
     if input_text is not None:
         given["input_text"] = standard_input() if input_text == "-" else utf8(input_text)
@@ -240,12 +335,21 @@ def cost(input_text: str | None, prices: Any, as_json: bool, **params: Any) -> N
 
 @main.command()
 @connection
-@click.option("--model", "-m", default=config.DEFAULT_MODEL, show_default=True)
-@click.option("--prompt", help="What to ask each time.")
-@click.option("--iterations", "-n", type=int, help="How often, 1 to 500.")
-@click.option("--concurrency", "-c", type=int, help="Calls at a time, 1 to 100.")
-@click.option("--max-tokens", type=int, help="Longest answer.")
-@click.option("--deadline", "deadline_s", type=float, help="Seconds after which to end.")
+@click.option(
+    "--model", "-m", default=config.DEFAULT_MODEL, show_default=True, help="Id of the model."
+)
+@click.option("--prompt", help="What to ask each time; default: a short question.")
+@click.option("--iterations", "-n", type=int, help="How often, 1 to 500; default 20.")
+@click.option("--concurrency", "-c", type=int, help="Calls at a time, 1 to 100; default 1.")
+@click.option(
+    "--max-tokens", type=int, help="Longest answer in tokens, 1 to 1,000,000; default 128."
+)
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=float,
+    help="Seconds after which to end, 1 to 580; default 300.",
+)
 @reports_errors
 def benchmark(
     base_url: str,
@@ -254,7 +358,11 @@ def benchmark(
     prompt: str | None,
     **params: Any,
 ) -> None:
-    """Measure how fast a model answers your key. Every iteration costs a request."""
+    """Measure how fast a model answers your key. Every iteration costs a request.
+
+    None comes from a cache, and none is tried again. Latency is that of the gateway, from the
+    request being sent to the last byte; percentiles are nearest-rank, so each is a measured value.
+    """
     given = {name: value for name, value in params.items() if value is not None}
     if prompt is not None:
         given["prompt"] = utf8(prompt)
@@ -270,13 +378,19 @@ def benchmark(
         say(benchmark_report(run))
 
 
-@main.command()
+@main.command(short_help="Show an export of the usage node.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--group-by", help="model (default), day, app, node or status.")
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+@click.option("--group-by", help="model (default), day (UTC), app, node or status.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the rows as JSON, money as numbers in USD."
+)
 @reports_errors
 def usage(file: Path, group_by: str | None, as_json: bool) -> None:
-    """Show FILE, an export of the usage node ("-" = stdin). Makes no call and needs no key."""
+    """Show FILE, an export of the usage node ("-" = standard input).
+
+    That is what the node gives as json in Dify, and Usage.to_json() in Python. Makes no call and
+    needs no key.
+    """
     group = parsed(UsageParams, set_values({"group_by": group_by})).group_by
     text = standard_input() if str(file) == "-" else content_of(file).decode("utf-8-sig")
     found = Usage.from_json(_exported(text))

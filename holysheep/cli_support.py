@@ -121,7 +121,7 @@ def connection(command: Callable[..., None]) -> Callable[..., None]:
         default=config.DEFAULT_BASE_URL,
         show_default=True,
         show_envvar=True,
-        help="OpenAI-compatible base URL.",
+        help="Base of an OpenAI-compatible API.",
     )
     api_key = click.option(
         "--api-key",
@@ -133,7 +133,7 @@ def connection(command: Callable[..., None]) -> Callable[..., None]:
         "--redis-url",
         envvar=REDIS_URL_VARIABLE,
         show_envvar=True,
-        help="Redis to share cache, limits and usage by, with programs that use the same key.",
+        help="Redis to share cache, limits and usage by, with programs of the same key.",
     )
     with_all: Callable[..., None] = base_url(api_key(redis_url(command)))
     return with_all

@@ -26,6 +26,13 @@
 
 The message of each is one line that is safe to show: it names what happened and what to do, never
 the key and never a raw upstream body. Anything outside this tree is a bug and passes through.
+
+*Trying again.* Where it helps at once, the engine has done so: an error that is ``retryable`` comes
+after ``max_retries`` retries, or when no time was left, and one that ``falls_back`` after all
+``fallback_models``. A caller may try those again later, and likewise ``RefusedLocally``,
+``QuotaExhausted`` and ``InvalidOutput``: limits, breaker, budget and quota have room again in time,
+and a model may answer otherwise. ``retry_after_s`` says when, where that is known. The others need
+another setting or another request.
 """
 
 import re
@@ -39,25 +46,34 @@ if TYPE_CHECKING:
 class HolySheepError(Exception):
     """Root of the tree.
 
-    ``message``        one line, safe to show.
-    ``error_type``     stable name of the kind, what a workflow branches on.
-    ``status``         HTTP status, ``None`` where no response was seen.
-    ``retry_after_s``  seconds the server asked to wait, ``None`` where it did not.
-    ``request_id``     the gateway's id of the request, for support.
-    ``attempts``       requests sent for this call until the error.
-    ``detail``         more for the log, redacted and cut; not part of the message.
-    ``unusable``       answers that were given, and cost, although the call failed.
+    Of each error:
+
+    ``message``         one line, safe to show; the text of the exception
+    ``status``          HTTP status, ``None`` where no response was seen
+    ``retry_after_s``   seconds after which there may be room, as the server asks, or a limit or
+                        breaker of the client knows; ``None`` where nobody says
+    ``request_id``      the gateway's id of the request, for support; ``None`` where it gave none
+    ``attempts``        requests sent for this call until the error; 0 = nothing was sent
+    ``detail``          more for the log, redacted and cut; not part of the message, may be empty
+    ``unusable``        an answer that was given, and cost, although the call failed: its tokens
+                        are ``unusable.total_usage``; ``None`` where there is none
+
+    Of its class:
+
+    ``error_type``      stable name of the kind, to branch on; classes that a caller treats alike
+                        have the same
+    ``retryable``       whether the same request may succeed when it is sent again
+    ``falls_back``      whether another model may answer where this one did not
+    ``is_outage``       whether upstream is down or unreachable: what a breaker counts and a stale
+                        answer covers
+    ``is_callers_own``  whether it says nothing about the same call of somebody else
     """
 
     error_type: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
-    """Whether the same request may succeed when it is sent again."""
     falls_back: ClassVar[bool] = False
-    """Whether another model may answer where this one did not."""
     is_outage: ClassVar[bool] = False
-    """Whether upstream is down or unreachable: what a breaker counts and a stale answer covers."""
     is_callers_own: ClassVar[bool] = False
-    """Whether it says nothing about the same call of somebody else."""
 
     def __init__(
         self,
@@ -119,13 +135,13 @@ class UpstreamError(HolySheepError):
 
 
 class AuthError(UpstreamError):
-    """The gateway refused the key."""
+    """The gateway refused the key (401, 403)."""
 
     error_type = "auth"
 
 
 class BadRequest(UpstreamError):
-    """The gateway refused the request; sending it again changes nothing.
+    """The gateway refused the request (4xx); sending it again changes nothing.
 
     ``param`` is the request's field that the gateway named as the reason, or ``None``.
     """
@@ -152,7 +168,7 @@ class UnknownModel(BadRequest):
 
 
 class RateLimited(UpstreamError):
-    """The gateway answered 429."""
+    """The gateway answered 429 to the last attempt as well."""
 
     error_type = "rate_limited"
     retryable = True
@@ -227,13 +243,16 @@ class Redirected(BadResponse):
 
 
 class InvalidOutput(UpstreamError):
-    """The model's answer is no JSON or breaks the schema, twice in a row."""
+    """The answer is no JSON or breaks the schema, twice in a row; once if it was cut off.
+
+    ``unusable`` has the tokens of both.
+    """
 
     error_type = "invalid_output"
 
 
 class RefusedLocally(HolySheepError):
-    """The engine decided not to send the request."""
+    """The engine decided not to send the request, or not once more."""
 
     is_callers_own = True
 
@@ -245,7 +264,7 @@ class LimiterTimeout(RefusedLocally):
 
 
 class CircuitOpen(RefusedLocally):
-    """The breaker of this base URL and model is open."""
+    """The breaker of this base URL and model is open: five outages in a row, so 30 s of rest."""
 
     error_type = "circuit_open"
     falls_back = True

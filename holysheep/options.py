@@ -78,7 +78,7 @@ class ChainOptions(Options):
 
 
 class BatchOptions(ChainOptions):
-    """The keys of a batch's ``options``."""
+    """The keys of a batch's ``options``; ``max_inline_results`` is of a node alone."""
 
     response_format: ResponseFormat = "text"
     max_inline_results: Whole = Field(

@@ -1,5 +1,7 @@
 """What a workflow author or a library caller may ask for: names, defaults, ranges.
 
+``client.Client`` tells what they mean. Names that end in ``_s`` are seconds.
+
 How these values are read, and what is said where one cannot be used, is in ``reading``. Nothing is
 sent before all of them are known to be usable.
 """
@@ -161,7 +163,10 @@ class Conversation(BaseModel):
 
 
 class ChatParams(BaseModel):
-    """How one chat call is asked and made, apart from its messages."""
+    """How one chat call is asked and made, apart from its messages.
+
+    ``on_error`` is of a node alone, whose failure may be a result.
+    """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -244,7 +249,11 @@ def _check_format(response_format: ResponseFormat, json_schema: JsonObject | Non
 # This and the models below are built when they are first used (``defer_build``), or they would take
 # a fiftieth of the time until the plugin has registered.
 class BatchParams(BaseModel):
-    """How the rows of a batch are asked, and when the batch ends."""
+    """How the rows of a batch are asked, and when the batch ends.
+
+    ``deadline_s`` has a bound for hosts' sake; the library has its own. ``output_format`` is of a
+    node alone.
+    """
 
     model_config = ConfigDict(defer_build=True, frozen=True, allow_inf_nan=False)
 

@@ -14,8 +14,20 @@ from holysheep.types import CacheState, Completion, JsonObject, Trace
 class UsageReport:
     """Tokens and cost of one call.
 
-    Tokens are those of the answer, also where it came from the cache. ``cost_usd`` is what this
-    call cost, ``saved_usd`` what it would have cost without the cache; ``None`` = no price known.
+    ``prompt_tokens``      of the answer, also of one from the cache; with those of an answer before
+                           it that was no usable JSON
+    ``completion_tokens``  likewise, reasoning included
+    ``total_tokens``       both together
+    ``cached_tokens``      the part of the prompt that the provider had in a cache of its own
+    ``reasoning_tokens``   the part of the completion that is reasoning
+    ``cost_usd``           what this call cost, exact: 0 where ``cached``, ``None`` where no price
+                           is known
+    ``saved_usd``          what it would have cost where ``cached``, else 0; ``None`` where no price
+                           is known
+    ``price_source``       whose price: ``override`` (``price_overrides``), ``provider`` (what the
+                           gateway said in its answer), ``table`` (the providers' list prices, in
+                           ``prices.yaml`` of this package) or ``none``
+    ``estimated``          whether the tokens are an estimate, because the gateway reports none
     """
 
     prompt_tokens: int
@@ -29,7 +41,7 @@ class UsageReport:
     estimated: bool
 
     def to_json(self) -> JsonObject:
-        """As a JSON object; money as numbers."""
+        """As a JSON object with the same keys; money as numbers."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -47,8 +59,19 @@ class UsageReport:
 class Meta:
     """What happened on the way. Spans are milliseconds; ``None`` = did not happen.
 
-    ``left_out`` names the parameters that were not sent because the model refuses them.
-    ``budget_warning`` is a sentence where most of a budget is spent.
+    ``cache``           ``hit`` (the answer was stored), ``coalesced`` (it is that of an identical
+                        call at the same time), ``stale`` (stored and expired, as upstream is down);
+                        ``miss``, ``refresh`` or ``bypass`` (upstream was asked)
+    ``attempts``        requests that this call sent, retries and fallback included
+    ``ttft_ms``         from the start of the call to the first piece of the answer, or to all of it
+                        where it was not streamed
+    ``queue_ms``        waits for a turn at the client's limits, those between retries apart
+    ``upstream_ms``     time on the wire, over all attempts
+    ``request_id``      the gateway's id of the request that was answered, if it gives one
+    ``fallback_from``   the model that was asked first, where another one answered
+    ``left_out``        parameters that were not sent because the model refuses them
+    ``budget_warning``  a sentence from 80 % of a budget on, else empty
+    ``backend``         whose cache, limits and breakers: ``local``, or ``redis`` from begin to end
     """
 
     cache: CacheState
@@ -63,7 +86,7 @@ class Meta:
     backend: Literal["local", "redis"] = "local"
 
     def to_json(self) -> JsonObject:
-        """As a JSON object."""
+        """As a JSON object with the same keys."""
         return {
             "cache": self.cache,
             "attempts": self.attempts,
@@ -82,9 +105,20 @@ class Meta:
 class ChatResult:
     """The whole outcome of a successful call.
 
-    ``model_used`` is the id that upstream says it served. ``structured`` is the parsed answer
-    where JSON was asked for, else ``None``. ``cached`` is true when this call made no upstream
-    call of its own. ``latency_ms`` runs from the start of the call to the last byte.
+    ``text``           the answer; empty where the model calls tools only
+    ``reasoning``      the model's reasoning, where it is reported
+    ``model_used``     the id that upstream says it served
+    ``finish_reason``  ``stop``, ``length`` (cut off by ``max_tokens``), ``tool_calls``, or another
+                       word of the gateway's
+    ``cached``         whether this call made no upstream call of its own
+    ``latency_ms``     from the start of the call to the last byte
+    ``tokens_used``    ``usage.total_tokens``
+    ``cost_usd``       ``usage.cost_usd``: ``None`` = no price known
+    ``structured``     the parsed answer where JSON was asked for, else ``None``
+    ``tool_calls``     in OpenAI's form: ``{"id": ..., "type": "function", "function": {"name": ...,
+                       "arguments": "a JSON text"}}``; empty where there are none
+    ``usage``          tokens and cost, a ``UsageReport``
+    ``meta``           what happened on the way, a ``Meta``
     """
 
     text: str
@@ -101,7 +135,7 @@ class ChatResult:
     meta: Meta
 
     def to_json(self) -> JsonObject:
-        """As a JSON object; money as numbers."""
+        """As a JSON object with the same keys; money as numbers."""
         return {
             "text": self.text,
             "reasoning": self.reasoning,

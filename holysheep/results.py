@@ -40,12 +40,19 @@ FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """What became of one row.
+    """What became of one row of a batch.
 
-    ``index`` counts from 0. ``query`` is the prompt that was sent for it, the system prompt apart.
-    A row that was ``skipped`` was not asked, or had no answer when the batch ended. ``cost_usd``
-    is ``None`` where the model has no known price; ``cached`` says that the row made no upstream
-    call of its own.
+    ``index``        its place in the batch, from 0
+    ``status``       ``ok``, ``error``, or ``skipped``: not asked, or without an answer at the end
+    ``query``        the prompt that was made of it, the system prompt apart
+    ``response``     the answer, also where JSON was asked for; empty where there is none
+    ``error``        one sentence where there is no answer, safe to show
+    ``error_type``   the ``error_type`` of the error, or ``skipped``
+    ``model``        the model that answered
+    ``latency_ms``   from its start to the last byte; 0 where it has no answer of its own
+    ``tokens_used``  prompt and completion, also where the answer is a cached one
+    ``cost_usd``     what the row cost: 0 where ``cached``, ``None`` where no price is known
+    ``cached``       whether the row made no upstream call of its own
     """
 
     index: int

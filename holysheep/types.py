@@ -267,10 +267,13 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of answer ``index`` as it arrives.
+    """A piece of an answer as it arrives.
 
-    ``is_last`` says that nothing more of this answer is to come, where that is known: a reader
-    that collects pieces need not wait for another one.
+    ``text``       what follows the text before; may be empty
+    ``reasoning``  the same of the model's reasoning
+    ``index``      which of the ``n`` answers, from 0; a ``Stream`` has the pieces of the first one
+    ``is_last``    that nothing more of this answer is to come, where it is known: a reader that
+                   collects pieces need not wait for another one
     """
 
     text: str = ""

@@ -35,11 +35,19 @@ _LONGEST_TEXT = 1000
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """What some requests came to. Tokens are those of upstream calls.
+    """What some requests came to. A request is a call of the client's, retries included.
 
-    ``cached_requests`` were answered without an upstream call of their own, ``failed_requests``
-    have no whole answer. The cost of ``unpriced_requests`` is not known, and counted as nothing.
-    ``avg_latency_ms`` is over all requests, from the start of a call to its end.
+    ``key``                what they have in common, such as the model; ``total`` of all
+    ``requests``           all of them
+    ``cached_requests``    answered without an upstream call of their own
+    ``failed_requests``    without a whole answer, whoever ended them
+    ``prompt_tokens``      of upstream calls: those of cached answers are not counted again
+    ``completion_tokens``  likewise
+    ``total_tokens``       both together
+    ``cost_usd``           what is known of it, each request exact to 10⁻¹² USD
+    ``saved_usd``          what the cached requests would have cost
+    ``unpriced_requests``  whose cost is not known, and in ``cost_usd`` counted as nothing
+    ``avg_latency_ms``     over all requests, from the start of a call to its end
     """
 
     key: str
@@ -55,13 +63,17 @@ class UsageRow:
     avg_latency_ms: float
 
     def to_json(self) -> JsonObject:
-        """As a JSON object; money as numbers."""
+        """As a JSON object with the same keys; money as numbers."""
         return _as_json(self)
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetStatus:
-    """What is spent of a credential's budgets, today and this month; ``None`` = no limit."""
+    """What is spent of a credential's budgets, today and this month (UTC).
+
+    ``daily_limit_usd``, ``monthly_limit_usd``  ``None`` = no limit
+    ``daily_spent_usd``, ``monthly_spent_usd``  what is known of it, calls under way apart
+    """
 
     daily_limit_usd: Decimal | None
     daily_spent_usd: Decimal
@@ -69,7 +81,7 @@ class BudgetStatus:
     monthly_spent_usd: Decimal
 
     def to_json(self) -> JsonObject:
-        """As a JSON object; money as numbers."""
+        """As a JSON object with the same keys; money as numbers."""
         return _as_json(self)
 
 
@@ -84,17 +96,29 @@ class LatencyClass:
     requests: int
 
     def to_json(self) -> JsonObject:
-        """As a JSON object."""
+        """As a JSON object with the same keys."""
         return _as_json(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The usage of a period. ``missing`` are sentences that say what is not in it.
+    """The usage of a period.
 
-    In ``rows`` the days ascend; of the other groups what cost most comes first. ``latency`` has
-    every class, also those without requests. ``budget`` is that of the one credential the usage is
-    about, and as it was when the usage was read.
+    ``period``     ``today``, ``yesterday``, ``last_7_days``, ``last_30_days`` or ``this_month``
+    ``first_day``  a UTC day
+    ``last_day``   likewise, included
+    ``totals``     a ``UsageRow`` of all requests
+    ``rows``       by ``day``, ``model`` (the one that was served), ``app``, ``node`` and ``status``
+                   (``ok``, an ``error_type`` or ``cancelled``), each a tuple of at most 300
+                   ``UsageRow``: days ascend, of the others what cost most comes first, and the
+                   smallest are one, ``(other)``. Calls of the library have the app ``(none)`` and
+                   the node ``library``
+    ``latency``    a tuple of all latency classes, also of those without requests: ``requests`` took
+                   at most ``up_to_ms``, ``None`` = longer than those of all other classes
+    ``budget``     with ``daily_limit_usd``, ``daily_spent_usd``, ``monthly_limit_usd`` and
+                   ``monthly_spent_usd``, when it was read (a limit is ``None`` if there is none);
+                   ``None`` where the usage is not that of one credential
+    ``missing``    sentences that say what is not in it; mostly empty
     """
 
     period: UsagePeriod
@@ -108,18 +132,22 @@ class Usage:
 
     @property
     def cache_hit_rate(self) -> Decimal:
-        """The part of the requests that a cache has answered, 0 to 1, to four places."""
+        """``cached_requests`` as a part of ``requests``, 0 to 1, to four places; 0 without any."""
         if not self.totals.requests:
             return Decimal(0)
         return round(Decimal(self.totals.cached_requests) / self.totals.requests, 4)
 
     @property
     def days(self) -> tuple[date, ...]:
-        """Every day of the period."""
+        """Every day of the period, in order, also those without requests."""
         return _days(self.first_day, self.last_day)
 
     def to_json(self) -> JsonObject:
-        """As a JSON object; money as numbers."""
+        """As a JSON object; money as numbers.
+
+        Keys: ``period``, ``from`` and ``to`` (ISO days), ``totals``, ``by_day``, ``by_model``,
+        ``by_app``, ``by_node``, ``by_status``, ``latency``, ``budget``, ``missing``.
+        """
         return {
             "period": self.period,
             "from": self.first_day.isoformat(),
