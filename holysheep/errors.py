@@ -10,8 +10,10 @@
     |  +- BadRequest        400, 422 and other 4xx: the request is not acceptable
     |  |  +- UnknownModel   404, or a 400 that says so
     |  +- RateLimited       429
-    |  +- QuotaExhausted    402, or a 429 that resets beyond the deadline
-    |  +- ServerError       5xx, 408, 409, 425
+    |  +- QuotaExhausted    402, or a 429 that says so
+    |  |  +- LimitBeyondDeadline   a 429 that resets beyond the deadline
+    |  +- ServerError       5xx
+    |  |  +- TransientConflict     408, 409, 425
     |  +- ConnectFailed     no connection, or one that broke before the answer was complete
     |  +- TimedOut          connect, read, write or pool limit, or the deadline while on the wire
     |  +- BadResponse       an answer that is no chat completion
@@ -176,13 +178,13 @@ class RateLimited(UpstreamError):
 
 
 class QuotaExhausted(UpstreamError):
-    """The account has no balance (402), or its limit resets only after the deadline (429)."""
+    """The account has no balance or quota left (402, or a 429 that says so)."""
 
     error_type = "quota_exhausted"
 
 
 class LimitBeyondDeadline(QuotaExhausted):
-    """A 429 that cannot be waited out: another model may still have room."""
+    """A 429 that cannot be waited out before the deadline: another model may still have room."""
 
     falls_back = True
     is_callers_own = True
