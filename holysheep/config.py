@@ -191,6 +191,9 @@ REDIS_STALE_S = 3600.0
 REDIS_MAX_VALUE_BYTES = 1024 * 1024
 # How often the line at a credential's limits is looked through for those who have died in it.
 LINE_SWEEP_S = 10.0
+# A process whose callers wait says so as often; one that has not for so long is dead.
+LINE_ALIVE_S = 3.0
+LINE_DEAD_S = 10.0
 # Clocks differ: who asks for his turn so much too early has it.
 LINE_EARLY_S = 0.002
 # Without news of a breaker, what is known of it holds so long.

@@ -76,6 +76,10 @@ class Limiter(Protocol):
         ...
 
 
+class Recalled(Exception):
+    """Who has waited is to ask elsewhere; nothing is taken."""
+
+
 class RateLimiter:
     """The limits of one credential in one process. A rate of 0 means no limit."""
 
@@ -136,6 +140,7 @@ class RateLimiter:
         pause is the likeliest to be refused once more.
         Raises ``LimiterTimeout`` if the credential's own limits leave no room in time, and
         ``LimitBeyondDeadline`` if upstream has asked to wait longer; nothing is taken then.
+        ``Recalled`` after a ``recall``.
         """
         waiter = _Waiter(model, tokens, is_fallback=is_fallback)
         with self._lock:
@@ -147,6 +152,8 @@ class RateLimiter:
         try:
             while True:
                 with self._lock:
+                    if waiter.is_recalled:
+                        raise Recalled
                     now = self._clock.monotonic()
                     delay = self._delay(waiter, now)
                     if delay <= 0:
@@ -159,6 +166,13 @@ class RateLimiter:
             with self._lock:
                 self._queue.remove(waiter)
                 self._poke_next()
+
+    def recall(self) -> None:
+        """Send all who wait away."""
+        with self._lock:
+            for waiter in self._queue:
+                waiter.is_recalled = True
+                waiter.signal.give()
 
     def is_paused(self, model: str, *, is_fallback: bool = False) -> bool:
         """Whether upstream has asked the calls to ``model`` to wait, at this moment."""
@@ -370,7 +384,7 @@ class Reservation:
 class _Waiter:
     """A caller in the queue. Its signal, once it waits, says to look whether it is its turn."""
 
-    __slots__ = ("is_fallback", "model", "signal", "tokens")
+    __slots__ = ("is_fallback", "is_recalled", "model", "signal", "tokens")
 
     signal: Signal
 
@@ -378,3 +392,4 @@ class _Waiter:
         self.model = model
         self.tokens = tokens
         self.is_fallback = is_fallback
+        self.is_recalled = False

@@ -16,17 +16,25 @@ The process's own limiter is kept in step, for when Redis is away.
 import itertools
 import math
 import uuid
+from bisect import insort
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 
 from holysheep import config
-from holysheep.limiter import Place, RateLimiter, beyond_deadline, held_to_the_end, no_room
+from holysheep.limiter import (
+    Place,
+    RateLimiter,
+    Recalled,
+    beyond_deadline,
+    held_to_the_end,
+    no_room,
+)
 from holysheep.ports import Clock, Signal
-from holysheep.shared.link import Away, Link
+from holysheep.shared.link import Away, Busy, Link
 from holysheep.shared.scripts import root_of
 
 _Line = deque[Signal]
@@ -45,9 +53,10 @@ class SharedLimiter:
         self._root = root_of(fingerprint)
         self._topic = f"limits:{fingerprint}"
         self._lock = clock.lock()
-        self._turns: deque[_Turn] = deque()
+        self._turns: list[_Turn] = []
         # News may be heard before the answer that they concern.
         self._moves: deque[_Move] = deque(maxlen=1000)
+        self._alive_s = -math.inf
         self._name = uuid.uuid4().hex[:16]
         self._numbers = itertools.count()
         self._lines: defaultdict[tuple[str, bool], _Line] = defaultdict(deque)
@@ -74,11 +83,12 @@ class SharedLimiter:
         with self._lock:
             for turn in self._turns:
                 turn.advance(now, self._rates)
+                turn.signal.give()
+            has_changed = self._rates != self._own.rates
             self._rates = self._own.rates
-            if self._turns:
-                # Whoever asks first tells Redis of the new limits, and it all others.
-                self._turns[0].should_ask = True
-                self._turns[0].signal.give()
+        if has_changed:
+            # Redis hears of it, and tells those who wait in other processes.
+            self.give_back(0, 0)
 
     def forget(self) -> None:
         """Hear no more news."""
@@ -94,17 +104,18 @@ class SharedLimiter:
         """
         caller_id = f"{self._name}{next(self._numbers)}"
         caller = _Caller(caller_id, model, tokens, deadline_s, is_fallback)
-        try:
-            line = self._lines.get((model, is_fallback))
-            held_s = 0.0
-            if not line:
-                place = self._ask(caller)
-                if isinstance(place, _SharedPlace):
-                    return place
-                held_s = place
-            return self._after_the_others(caller, held_s)
-        except Away:
-            return self._own.reserve(model, tokens, deadline_s=deadline_s, is_fallback=is_fallback)
+        while True:
+            try:
+                return self._place_for(caller)
+            except Busy:
+                # Redis is there, and in use: his own limiter would let pass what others take.
+                raise no_room(*self._rates, math.inf) from None
+            except Away:
+                # When Redis is back he has waited long enough behind those who do not wait there.
+                with suppress(Recalled):
+                    return self._own.reserve(
+                        model, tokens, deadline_s=deadline_s, is_fallback=is_fallback
+                    )
 
     def is_paused(self, model: str, *, is_fallback: bool = False) -> bool:
         """Whether upstream has asked the calls to ``model`` to wait, at this moment."""
@@ -114,8 +125,30 @@ class SharedLimiter:
 
     # --- waiting ---
 
-    def _after_the_others(self, caller: "_Caller", held_s: float) -> "_SharedPlace":
-        """Wait in line and take a place when it is this caller's turn. Raises ``Away``."""
+    def _place_for(self, caller: "_Caller") -> "_SharedPlace":
+        """A place when it is his turn. Raises ``Away``, ``Busy`` and as ``reserve`` does."""
+        try:
+            is_held = (caller.model, caller.is_fallback) in self._lines
+            found = self._held(caller, 0.0) if is_held else self._run(caller, None)
+            while not isinstance(found, _SharedPlace):
+                if isinstance(found, _Turn):
+                    self._wait_for(found, caller)
+                    found = self._run(caller, found)
+                else:
+                    found = self._held(caller, found)
+        finally:
+            if caller.may_be_in_line:
+                self._link.later(
+                    "quit",
+                    self._keys("")[1:2],
+                    lambda: [caller.id, self._topic],
+                    # Or else his place would be lost to those who are there when Redis is back.
+                    is_kept=True,
+                )
+        return found
+
+    def _held(self, caller: "_Caller", held_s: float) -> "_SharedPlace | _Turn":
+        """Wait behind others whom the gates hold back, then ask. Raises ``Away``."""
         losses = self._link.losses
         with self._in_line(caller) as (line, signal):
             while True:
@@ -127,10 +160,11 @@ class SharedLimiter:
                     raise held_to_the_end()
                 is_first = line[0] is signal
                 if is_first and held_s <= 0:
-                    place = self._ask(caller)
-                    if isinstance(place, _SharedPlace):
-                        return place
-                    held_s = place
+                    found = self._run(caller, None)
+                    if not isinstance(found, float):
+                        return found
+                    held_s = found
+                    continue
                 patience_s = caller.deadline_s - now
                 signal.wait(min(held_s, patience_s) if is_first else patience_s)
                 held_s = 0.0
@@ -154,21 +188,6 @@ class SharedLimiter:
                 else:
                     del self._lines[key]
 
-    def _ask(self, caller: "_Caller") -> "_SharedPlace | float":
-        """A place, once it is time for it, or how long the gates are closed. Raises ``Away``.
-
-        Raises ``LimiterTimeout`` and ``LimitBeyondDeadline``.
-        """
-        try:
-            found = self._run(caller, None)
-            while isinstance(found, _Turn):
-                self._wait_for(found, caller.deadline_s)
-                found = self._run(caller, found)
-        finally:
-            if caller.may_be_in_line:
-                self._link.later("quit", self._keys("")[1:2], lambda: [caller.id, self._topic])
-        return found
-
     def _run(self, caller: "_Caller", turn: "_Turn | None") -> "_SharedPlace | _Turn | float":
         requests, tokens = self._rates
         # What becomes of one whose answer is lost, nobody knows.
@@ -184,21 +203,19 @@ class SharedLimiter:
                 max(0.0, caller.deadline_s - self._clock.monotonic()),
                 self._topic,
                 caller.id,
-                int(turn is not None),
+                "" if turn is None else "early" if turn.should_ask else "due",
             ],
+            until_s=caller.deadline_s,
         )
-        caller.may_be_in_line = kind in (b"wait", b"later")
+        caller.may_be_in_line = kind == b"wait"
         match kind:
             case b"go":
                 at, *passed = rest
                 return _SharedPlace(self, caller, at, passed)
             case b"wait":
-                number, *missing = map(float, rest)
+                number, heard, *missing = map(float, rest)
                 signal = Signal(self._clock.condition())
-                return _Turn(signal, number, missing, self._clock.monotonic())
-            case b"later" if turn is not None:
-                turn.not_before_s = self._clock.monotonic() + float(rest[0])
-                return turn
+                return _Turn(signal, number, heard, missing, self._clock.monotonic())
             case b"held":
                 return float(rest[0])
             case b"paused":
@@ -206,24 +223,34 @@ class SharedLimiter:
             case _:
                 raise no_room(requests, tokens, float(rest[0]))
 
-    def _wait_for(self, turn: "_Turn", deadline_s: float) -> None:
+    def _wait_for(self, turn: "_Turn", caller: "_Caller") -> None:
         """Wait until it is time. Raises ``LimiterTimeout`` and ``Away``."""
         losses = self._link.losses
+        deadline_s = caller.deadline_s
         with self._lock:
             for move in self._moves:
                 turn.heed(move)
-            self._turns.append(turn)
+            insort(self._turns, turn, key=lambda each: each.number)
         try:
             while True:
                 now = self._clock.monotonic()
                 left_s = turn.due_s(self._rates) - now
                 if left_s <= 0 or turn.should_ask:
-                    turn.should_ask = False
                     return
+                paused_s = self._pause_left(caller.model, is_fallback=caller.is_fallback)
+                if now + paused_s > deadline_s:
+                    raise beyond_deadline(paused_s)
                 # Later than planned: a call before it has used more than it had said.
                 if now >= deadline_s:
                     raise no_room(*self._rates, left_s)
-                turn.signal.wait(min(left_s, deadline_s - now))
+                is_first = self._turns[0] is turn
+                if is_first and now >= self._alive_s + config.LINE_ALIVE_S:
+                    self._alive_s = now
+                    self._link.later(
+                        "alive", self._keys("")[1:2], lambda: [self._name, self._topic]
+                    )
+                patience_s = min(left_s, deadline_s - now)
+                turn.signal.wait(min(patience_s, config.LINE_ALIVE_S) if is_first else patience_s)
                 if self._link.losses != losses:
                     raise Away
         finally:
@@ -278,6 +305,8 @@ class SharedLimiter:
             for line in self._lines.values():
                 for signal in line:
                     signal.give()
+            for turn in self._turns:
+                turn.signal.give()
 
     def _heard(self, payload: bytes) -> None:
         match payload.decode().split(" "):
@@ -294,9 +323,12 @@ class SharedLimiter:
             case ["opened"]:
                 self._poke_first()
             case _:
+                if self._link.is_up:
+                    self._own.recall()
                 with self._lock:
                     self._moves.clear()
                     for turn in self._turns:
+                        turn.should_ask = True
                         turn.signal.give()
                 self._poke_first()
 
@@ -363,26 +395,24 @@ class _Turn:
         "_asked_s",
         "_heard",
         "_missing",
-        "_number",
-        "not_before_s",
+        "number",
         "should_ask",
         "signal",
     )
 
     def __init__(
-        self, signal: Signal, number: float, missing: Sequence[float], asked_s: float
+        self, signal: Signal, number: float, heard: float, missing: Sequence[float], asked_s: float
     ) -> None:
         self.signal = signal
-        self.not_before_s = asked_s
         self.should_ask = False
-        self._number = number
-        self._heard = number
+        self.number = number
+        self._heard = heard
         self._missing = missing
         self._asked_s = asked_s
 
     def heed(self, move: "_Move") -> None:
         """Take notice of what comes nearer, unless it was known when the turn was given."""
-        if move.number > self._heard and move.after < self._number:
+        if move.number > self._heard and move.after < self.number:
             self._heard = move.number
             requests, tokens = self._missing
             self._missing = [requests - move.requests, tokens - move.tokens]
@@ -398,7 +428,7 @@ class _Turn:
 
     def due_s(self, rates: tuple[float, float]) -> float:
         """When it is time (monotonic), with so many requests and tokens per minute."""
-        due_s = self.not_before_s
+        due_s = self._asked_s
         for missing, rate in zip(self._missing, rates, strict=True):
             if rate > 0:
                 due_s = max(due_s, self._asked_s + missing * 60 / rate)

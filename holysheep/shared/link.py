@@ -34,6 +34,10 @@ class Away(Exception):
     """Redis cannot be used now; go on without."""
 
 
+class Busy(Away):
+    """Redis is there, but all ways to it are in use."""
+
+
 class ServerError(Exception):
     """Redis did not do what was asked. ``str`` is safe to show."""
 
@@ -146,13 +150,23 @@ class Link:
         """Why Redis is not used now, or nothing."""
         return self._problem
 
-    def run(self, name: str, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
-        """What the script ``name`` returns. Raises ``Away``."""
+    def run(
+        self, name: str, keys: Sequence[str], args: Sequence[Any] = (), *, until_s: float = 0.0
+    ) -> Any:
+        """What the script ``name`` returns. Raises ``Away``.
+
+        Where all ways to Redis are in use, it waits for one until ``until_s`` (monotonic), and for
+        a time limit at least; then it is ``Busy``.
+        """
         if not self._has_hearer:
             self._begin_to_hear()
-        until_s = self._clock.monotonic() + config.REDIS_TIMEOUT_S
-        if not self._is_up or not self._slots.acquire(until_s):
+        until_s = max(until_s, self._clock.monotonic() + config.REDIS_TIMEOUT_S)
+        if not self._is_up:
             raise Away(self._problem)
+        if not self._slots.acquire(until_s):
+            raise (
+                Busy("all connections to Redis are in use") if self._is_up else Away(self._problem)
+            )
         try:
             if not self._is_up:
                 raise Away(self._problem)

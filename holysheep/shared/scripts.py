@@ -27,6 +27,7 @@ local PAUSE_BASE_S = {config.PAUSE_BASE_S}
 local PAUSE_MAX_S = {config.PAUSE_MAX_S}
 local FULLY_OPEN = {Gate.FULLY_OPEN}
 local LINE_SWEEP_S = {config.LINE_SWEEP_S}
+local LINE_DEAD_S = {config.LINE_DEAD_S}
 local LINE_EARLY_S = {config.LINE_EARLY_S}
 """
 
@@ -34,6 +35,7 @@ _BEFORE = {
     "reserve": ("limits",),
     "settle": ("limits",),
     "quit": ("limits",),
+    "alive": ("limits",),
     "leave": ("limits",),
     "pause": ("limits",),
     "admit": ("breaker",),

@@ -140,10 +140,6 @@ def test_several_processes_admit_each_call_when_one_would_whoever_hangs_up(
     check_same(rates, calls, seed)
 
 
-@pytest.mark.xfail(
-    reason="news of what is given back while there is enough are never told, so a debt that comes"
-    " later makes those who wait too late by as much"
-)
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

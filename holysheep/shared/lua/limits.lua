@@ -59,23 +59,28 @@ end
 
 -- The line: those who wait, each with what he will take and the number of his turn. `requests` and
 -- `tokens` are their sums. Changes are numbered like turns: what is said under a number concerns
--- those who had their turn before.
+-- those who had their turn before. `unsaid` is what they have not been told yet. A field '@ID' is a
+-- caller, '#NAME' when his process was last heard of; an id begins with the name.
 
 local function empty_line(key)
-  return {key = key, turn = 0, requests = 0, tokens = 0, ends = 0, swept = 0}
+  -- A line that was forgotten must not count from the beginning: its numbers may still be known.
+  return {key = key, turn = math.floor(now * 1000000), requests = 0, tokens = 0, ends = 0,
+    swept = 0, unsaid_requests = 0, unsaid_tokens = 0}
 end
 
 local function line_of(key)
-  local stored = redis.call('HMGET', key, 'turn', 'requests', 'tokens', 'ends', 'swept')
-  return {
-    key = key, turn = number(stored[1], 0), requests = number(stored[2], 0),
-    tokens = number(stored[3], 0), ends = number(stored[4], 0), swept = number(stored[5], 0),
-  }
+  local line = empty_line(key)
+  local names = {'turn', 'requests', 'tokens', 'ends', 'swept', 'unsaid_requests', 'unsaid_tokens'}
+  for index, stored in ipairs(redis.call('HMGET', key, unpack(names))) do
+    line[names[index]] = number(stored, line[names[index]])
+  end
+  return line
 end
 
 local function save_line(line)
   redis.call('HSET', line.key, 'turn', text(line.turn), 'requests', text(line.requests),
-    'tokens', text(line.tokens), 'ends', text(line.ends), 'swept', text(line.swept))
+    'tokens', text(line.tokens), 'ends', text(line.ends), 'swept', text(line.swept),
+    'unsaid_requests', text(line.unsaid_requests), 'unsaid_tokens', text(line.unsaid_tokens))
   expire(line.key, math.max(0, line.ends - now) + 60)
 end
 
@@ -89,12 +94,16 @@ local function waiting_in(line, id)
   return nil
 end
 
+local function process_of(id)
+  return string.sub(id, 1, 16)
+end
+
 local function join(line, id, tokens, patience)
   line.turn = line.turn + 1
   line.requests, line.tokens = line.requests + 1, line.tokens + tokens
   local ends = now + patience + 10
   line.ends = math.max(line.ends, ends)
-  redis.call('HSET', line.key, '@' .. id,
+  redis.call('HSET', line.key, '#' .. process_of(id), text(now), '@' .. id,
     text(line.turn) .. ' ' .. text(tokens) .. ' ' .. text(ends))
 end
 
@@ -103,6 +112,7 @@ local function take_out(line, waiting)
   line.requests, line.tokens = line.requests - 1, line.tokens - waiting.tokens
   if line.requests <= 0 then
     line.requests, line.tokens = 0, 0
+    line.unsaid_requests, line.unsaid_tokens = 0, 0
   end
 end
 
@@ -115,12 +125,22 @@ local function move_up(line, turn, requests, tokens, topic)
   end
 end
 
+-- Tells those who wait what came or went without their knowing.
+local function say_all(line, topic)
+  move_up(line, 0, line.unsaid_requests, line.unsaid_tokens, topic)
+  line.unsaid_requests, line.unsaid_tokens = 0, 0
+end
+
 local function move_all(line, request_bucket, token_bucket, topic)
-  local function moved(bucket, queued)
-    -- Where there is enough for all who wait, before and after, nobody waits for this.
-    return math.min(bucket.level, bucket.level - bucket.moved) < queued and bucket.moved or 0
+  line.unsaid_requests = line.unsaid_requests + request_bucket.moved
+  line.unsaid_tokens = line.unsaid_tokens + token_bucket.moved
+  -- Where there is enough for all who wait, and they do not foresee less, it can wait.
+  if math.min(request_bucket.level, request_bucket.level - line.unsaid_requests) < line.requests
+    or math.min(token_bucket.level, token_bucket.level - line.unsaid_tokens) < line.tokens then
+    say_all(line, topic)
+  elseif line.requests == 0 then
+    line.unsaid_requests, line.unsaid_tokens = 0, 0
   end
-  move_up(line, 0, moved(request_bucket, line.requests), moved(token_bucket, line.tokens), topic)
 end
 
 local function quit(line, waiting, topic)
@@ -128,18 +148,40 @@ local function quit(line, waiting, topic)
   move_up(line, waiting.turn, 1, waiting.tokens, topic)
 end
 
--- Takes out those who have died: nobody waits longer than he has said.
+-- What those will take whose turn comes before.
+local function ahead_of(line, waiting)
+  local ahead = {requests = 0, tokens = 0}
+  local stored = redis.call('HGETALL', line.key)
+  for index = 1, #stored, 2 do
+    if string.sub(stored[index], 1, 1) == '@' then
+      local turn, tokens = string.match(stored[index + 1], '(%S+) (%S+)')
+      if number(turn) < waiting.turn then
+        ahead.requests, ahead.tokens = ahead.requests + 1, ahead.tokens + number(tokens)
+      end
+    end
+  end
+  return ahead
+end
+
+-- Takes out those who have died: their process is silent, or they have waited longer than they had
+-- said.
 local function sweep(line, topic)
   if line.requests <= 0 or now < line.swept + LINE_SWEEP_S then
     return
   end
   line.swept = now
   local gone, requests, tokens = {}, 0, 0
+  local heard = {}
+  local function is_dead(id)
+    local name = process_of(id)
+    heard[name] = heard[name] or number(redis.call('HGET', line.key, '#' .. name), 0)
+    return heard[name] + LINE_DEAD_S < now
+  end
   for index, field in ipairs(redis.call('HKEYS', line.key)) do
     local waiting = string.sub(field, 1, 1) == '@' and waiting_in(line, string.sub(field, 2))
     if waiting then
       requests, tokens = requests + 1, tokens + waiting.tokens
-      if waiting.ends < now then
+      if waiting.ends < now or is_dead(waiting.id) then
         gone[#gone + 1] = waiting
       end
     end

@@ -14,7 +14,8 @@ local function news(topic, payload)
 end
 
 local function expire(key, seconds)
-  redis.call('PEXPIRE', key, math.ceil(seconds * 1000))
+  -- A number that is too large for Redis would fail the script in the middle.
+  redis.call('PEXPIRE', key, math.ceil(math.min(seconds, 1e9) * 1000))
 end
 
 -- A lease: whoever has its token holds it, until a moment that is moved on while it is in use.
