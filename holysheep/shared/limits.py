@@ -338,9 +338,8 @@ class SharedLimiter:
                 if line:
                     line[0].give()
 
-    def _keys(self, model: str) -> list[str]:
-        limits, gate = f"{self._root}:limits", f"{self._root}:gate"
-        return [limits, f"{limits}:line", gate, f"{gate}:{_name(model)}"]
+    def _keys(self, model: str) -> Sequence[bytes]:
+        return _keys_of(self._root, model)
 
     def take_own(self, caller: "_Caller") -> Place:
         """The same place in the process's own limiter."""
@@ -458,6 +457,13 @@ class _Caller:
 
 
 @lru_cache(maxsize=1000)
+def _keys_of(root: str, model: str) -> tuple[bytes, ...]:
+    """Of the buckets, the line, the gate of the credential and that of the model."""
+    limits, gate = f"{root}:limits", f"{root}:gate"
+    keys = (limits, f"{limits}:line", gate, f"{gate}:{_name(model)}")
+    return tuple(key.encode() for key in keys)
+
+
 def _name(model: str) -> str:
     """A model in keys and in news: ids may hold anything, and are nobody else's business."""
     return sha256(model.encode()).hexdigest()[:16]

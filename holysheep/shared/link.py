@@ -42,7 +42,7 @@ class ServerError(Exception):
     """Redis did not do what was asked. ``str`` is safe to show."""
 
 
-Command = tuple[Script, Sequence[str], Sequence[Any]]
+Command = tuple[Script, Sequence[str | bytes], Sequence[Any]]
 """A script, its keys and its arguments."""
 
 
@@ -55,7 +55,7 @@ class _Job:
     """
 
     script: Script
-    keys: Sequence[str]
+    keys: Sequence[str | bytes]
     args: Callable[[], Sequence[Any]]
     done: Callable[[], None] = lambda: None
     is_kept: bool = False
@@ -64,7 +64,7 @@ class _Job:
 class Server(Protocol):
     """A client of one Redis."""
 
-    def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Any]) -> Any:
         """What the script returns. Raises ``ServerError``, after one time limit at most."""
         ...
 
@@ -151,7 +151,12 @@ class Link:
         return self._problem
 
     def run(
-        self, name: str, keys: Sequence[str], args: Sequence[Any] = (), *, until_s: float = 0.0
+        self,
+        name: str,
+        keys: Sequence[str | bytes],
+        args: Sequence[Any] = (),
+        *,
+        until_s: float = 0.0,
     ) -> Any:
         """What the script ``name`` returns. Raises ``Away``.
 
@@ -180,7 +185,7 @@ class Link:
     def later(
         self,
         name: str,
-        keys: Sequence[str],
+        keys: Sequence[str | bytes],
         args: Callable[[], Sequence[Any]],
         done: Callable[[], None] = lambda: None,
         *,

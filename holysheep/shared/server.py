@@ -40,7 +40,7 @@ class RedisServer:
         # What Redis has been given to remember since something last went wrong.
         self._known: set[str] = set()
 
-    def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Any]) -> Any:
         """What the script returns. Raises ``ServerError``, after one time limit at most."""
 
         def evaluated(client: Any) -> Any:

@@ -7,7 +7,8 @@ local function buckets_of(key, request_rate, token_rate)
   local stored = redis.call('HMGET', key, 'at', 'requests', 'request_rate', 'tokens', 'token_rate')
   local seconds = math.max(0, now - number(stored[1], now))
   local function bucket(rate, level, old_rate)
-    old_rate = number(old_rate, rate)
+    local stored_rate = number(old_rate)
+    old_rate = stored_rate or rate
     local grown = number(level, old_rate) + seconds * old_rate / 60
     level = math.min(old_rate, grown)
     -- No limit leaves a bucket alone: what was taken from it stays taken.
@@ -15,7 +16,8 @@ local function buckets_of(key, request_rate, token_rate)
       level, old_rate = level + rate - old_rate, rate
     end
     -- `moved` is what those who wait did not foresee: a bucket that was full, or has another size.
-    return {rate = rate, kept_rate = old_rate, level = level, moved = level - grown}
+    return {rate = rate, kept_rate = old_rate, level = level, moved = level - grown,
+      is_resized = old_rate ~= stored_rate}
   end
   return bucket(request_rate, stored[2], stored[3]), bucket(token_rate, stored[4], stored[5])
 end
@@ -28,8 +30,10 @@ local function save_buckets(key, requests, tokens)
     if bucket.kept_rate > 0 then
       fields[#fields + 1] = name
       fields[#fields + 1] = text(bucket.level)
-      fields[#fields + 1] = rate_name
-      fields[#fields + 1] = text(bucket.kept_rate)
+      if bucket.is_resized then
+        fields[#fields + 1] = rate_name
+        fields[#fields + 1] = text(bucket.kept_rate)
+      end
       seconds = math.max(seconds, (bucket.kept_rate - bucket.level) * 60 / bucket.kept_rate)
     end
   end
