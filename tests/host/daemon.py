@@ -644,6 +644,11 @@ class PluginProcess:
         return self._child.pid
 
     @property
+    def logged(self) -> str:
+        """What it has sent to the host's log, a message after the other."""
+        return "\n".join(str(entry["message"]) for entry in self.logs)
+
+    @property
     def stderr(self) -> str:
         """The last 64 KB of what the plugin wrote to stderr."""
         return self._stderr.decode(errors="replace")

@@ -69,7 +69,7 @@ def test_a_failing_storage_fails_no_call_and_loses_nothing(llm: Llm) -> None:
     llm.plugin.storage.fail_next(1000, message="the disk is gone")
     for number in range(5):
         llm.run(query=f"{number}")
-    told = llm.plugin.stderr.count("usage cannot be stored, it is kept and tried again: the disk")
+    told = llm.plugin.logged.count("usage cannot be stored, it is kept and tried again: the disk")
     assert told == 1, "it is said once, not at each call"
     report = llm.plugin.call("holysheep_usage", {"period": "today"}, llm.credentials)
     assert report.variables["total_requests"] == 5
@@ -94,7 +94,7 @@ def test_a_full_storage_fails_no_call_and_says_so(llm: Llm) -> None:
     llm.plugin.storage.quota_bytes = 1
     for number in range(3):
         llm.run(query=f"{number}")
-    assert "max storage size" in llm.plugin.stderr
+    assert "max storage size" in llm.plugin.logged
     llm.plugin.storage.quota_bytes = None
     assert counted(llm)["total_requests"] >= 1
 

@@ -667,7 +667,7 @@ def test_deployment_states_the_limits_of_the_engine() -> None:
 
 def test_log_lines_that_operators_look_for_are_written() -> None:
     (paragraph,) = (
-        p for p in DEPLOYMENT.split("\n\n") if p.startswith("The process writes warnings")
+        p for p in DEPLOYMENT.split("\n\n") if p.startswith("The process sends warnings")
     )
     for line in codes(paragraph):
         assert any(sentence.startswith(line) for sentence in SENTENCES), line
