@@ -38,6 +38,7 @@ from holysheep.result import ChatResult
 from holysheep.results import RowResult
 from holysheep.rows import Row, Rows, rows_of_items
 from holysheep.settings import FIELDS, parse_settings
+from holysheep.streams import hang_up
 from holysheep.template import Template
 from holysheep.types import Delta, JsonObject
 from holysheep.usage import Usage, read_usage
@@ -52,8 +53,8 @@ class Stream:
 
     Their texts, joined, are ``result.text``. Nothing is sent before the first piece is asked for.
     Iterating raises what ``Client.chat`` does; a failure behind the first piece is not tried again.
-    Who stops early and lets go of the stream ends the request upstream; it is counted as
-    ``cancelled``, at a cost that nobody knows. For one thread.
+    Who stops early ends the request upstream with ``close``, or by leaving a ``with`` block; it is
+    counted as ``cancelled``, at a cost that nobody knows. For one thread.
     """
 
     def __init__(self, answer: Answer) -> None:
@@ -62,6 +63,16 @@ class Stream:
 
     def __iter__(self) -> Iterator[Delta]:
         return self._pieces
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the request, if its answer has not been read to the end."""
+        hang_up(self._pieces)
 
     @property
     def result(self) -> ChatResult:
@@ -429,7 +440,8 @@ class Client:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         try:
-            conversation = parse_messages(list(messages), "messages")
+            given_messages = list(messages) if isinstance(messages, Iterable) else messages
+            conversation = parse_messages(given_messages, "messages")
         except ValueError as error:
             raise InputError(str(error)) from None
         if not conversation or _is_blank(conversation[-1]):

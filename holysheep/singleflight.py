@@ -12,7 +12,12 @@ already passed a part of the answer on.
 
 from collections.abc import Callable, Hashable, Iterator
 
-from holysheep.errors import ConnectFailed, HolySheepError, SharedAnswerLate
+from holysheep.errors import (
+    ConnectFailed,
+    DeadlineExceeded,
+    HolySheepError,
+    SharedAnswerLate,
+)
 from holysheep.ports import Clock
 from holysheep.streams import hang_up
 from holysheep.tally import CACHED_STATES
@@ -118,6 +123,8 @@ class Flight:
         with self._changed:
             while position == len(self._events) and not self.is_over:
                 left = deadline_s - self._clock.monotonic()
+                if left <= 0 and leads and not position and not self._pulling:
+                    raise DeadlineExceeded("The deadline passed before the request was sent.")
                 if left <= 0:
                     raise SharedAnswerLate(
                         "The deadline passed while an identical call was being answered."

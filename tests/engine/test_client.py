@@ -200,6 +200,12 @@ class TestMessages:
                 ask(messages)
         assert upstream.stats().calls == 0
 
+    @pytest.mark.parametrize("messages", [None, 5, object(), {"role": "user"}], ids=str)
+    def test_what_is_no_conversation_is_bad_input(self, client: Client, messages: Any) -> None:
+        for ask in (client.chat, client.stream):
+            with pytest.raises(InputError, match="messages"):
+                ask(messages)
+
     @pytest.mark.parametrize(
         ("messages", "params"),
         [
@@ -253,6 +259,18 @@ class TestStream:
     def test_a_wrong_parameter_is_told_before_that(self, client: Client) -> None:
         with pytest.raises(InputError):
             client.stream("Hi", temperature=9)
+
+    def test_one_that_is_closed_early_ends_its_request(
+        self, upstream: Upstream, client: Client
+    ) -> None:
+        upstream.default(do.ok(chunks=["x"] * 50, chunk_delay_ms=20))
+        with client.stream("Hi") as stream:
+            assert next(iter(stream)).text
+        # It is still at hand, so nobody has collected it.
+        assert list(stream) == []
+        upstream.wait_for(lambda stats: stats.in_flight == 0)
+        with pytest.raises(RuntimeError, match="not been read to its end"):
+            _ = stream.result
 
     def test_one_that_is_left_early_ends_its_request(
         self, upstream: Upstream, client: Client

@@ -502,3 +502,18 @@ def test_no_interleaving_of_joining_leaving_failing_and_killing_hangs_anybody(se
     for outcome in outcomes:
         assert isinstance(outcome, str | HolySheepError | ZeroDivisionError | Killed)
         assert not isinstance(outcome, str) or TEXT.startswith(outcome)
+
+
+def test_a_call_whose_time_is_over_before_it_begins_is_late_by_itself_alone() -> None:
+    shared = Shared()
+    events = shared.events(timeout_s=1.0)
+
+    def read_late() -> str:
+        shared.time.sleep(2.0)
+        return text_of(events)
+
+    task = shared.time.spawn(read_late)
+    shared.time.run()
+    assert type(task.outcome) is DeadlineExceeded
+    assert "before the request was sent" in str(task.outcome)
+    assert not shared.below.calls
