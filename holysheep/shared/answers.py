@@ -8,6 +8,7 @@ own (its deadline, its turn at a limit) frees the lead for the next.
 What a process has landed and Redis has not taken yet, it knows itself.
 """
 
+import itertools
 import logging
 import uuid
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class SharedAnswers:
         self._own = own
         self._clock = clock
         self._changed = clock.condition()
+        self._name = uuid.uuid4().hex
+        self._numbers = itertools.count()
         # On their way, by the identity of the call and by the key of the answer.
         self._landings: dict[bytes, _Landing] = {}
         self._kept: dict[bytes, _Landing] = {}
@@ -76,7 +79,7 @@ class SharedAnswers:
             return self._own.lead(wanted)
 
     def _lead(self, wanted: Wanted) -> Found | Lead:
-        token = uuid.uuid4().hex
+        token = f"{self._name}{next(self._numbers)}"
         found = self._ask(wanted, token, token)
         if not isinstance(found, _Leader):
             return found

@@ -357,7 +357,7 @@ class _SharedPlace:
         self.passed = passed
         self._limiter = limiter
         self._own = limiter.take_own(caller)
-        self._has_left = passed == [b"", b""]
+        self._has_left = not any(passed)
 
     def accepted(self) -> None:
         self._leave(accepted=True)

@@ -7,7 +7,8 @@
 -- {'full', seconds}: no place in time. In these three cases nothing is taken.
 -- {'wait', turn, last change, requests, tokens}: he waits in the line, for so much to come into the
 -- buckets.
--- {'go', now, pauses of the two gates where they count who passes, or ''}: taken.
+-- {'go', now, pauses of the two gates where they count who passes, or ''}: taken. Without the last
+-- two where no gate counts.
 local patience, topic = number(ARGV[5]), ARGV[6]
 local gates, paused, held = {}, 0, 0
 -- Mostly nobody waits and no gate is closed.
@@ -79,6 +80,9 @@ if answer then
     answer[4], answer[5] = text(requests_missing), text(tokens_missing)
   end
   return answer
+end
+if is_calm then
+  return {'go', text(now)}
 end
 local passed = {'', ''}
 for index, gate in pairs(gates) do
