@@ -17,6 +17,7 @@ import click
 from holysheep import config
 from holysheep.batch import check_rows
 from holysheep.cli_support import (
+    asking,
     client_of,
     connection,
     reports_errors,
@@ -65,26 +66,8 @@ def main() -> None:
 @main.command(short_help="Ask once and print the answer.")
 @click.argument("prompt")
 @connection
-@click.option(
-    "--model", "-m", default=config.DEFAULT_MODEL, show_default=True, help="Id of the model."
-)
+@asking
 @click.option("--system", "-s", help="Instructions before the prompt.")
-@click.option("--temperature", "-t", type=float, help="0 to 2; default 0.7.")
-@click.option(
-    "--max-tokens", type=int, help="Longest answer in tokens, 1 to 1,000,000; default 2048."
-)
-@click.option(
-    "--fallback",
-    "fallback_models",
-    multiple=True,
-    help="Model to ask where the one before fails; repeatable.",
-)
-@click.option(
-    "--schema",
-    "json_schema",
-    type=click.File(encoding="utf-8"),
-    help="File with a JSON Schema that the answer must satisfy.",
-)
 @click.option(
     "--timeout", "timeout_s", type=float, help="Seconds for all of it, 1 to 540; default 60."
 )
@@ -161,26 +144,8 @@ def _template(template: str | None, file: Any) -> str:
 )
 @click.option("--template-file", type=click.File(encoding="utf-8-sig"), help="The same, in a file.")
 @connection
-@click.option(
-    "--model", "-m", default=config.DEFAULT_MODEL, show_default=True, help="Id of the model."
-)
+@asking
 @click.option("--system", "-s", "system_prompt", help="Instructions before the prompt.")
-@click.option("--temperature", "-t", type=float, help="0 to 2; default 0.7.")
-@click.option(
-    "--max-tokens", type=int, help="Longest answer in tokens, 1 to 1,000,000; default 2048."
-)
-@click.option(
-    "--fallback",
-    "fallback_models",
-    multiple=True,
-    help="Model to ask where the one before fails; repeatable.",
-)
-@click.option(
-    "--schema",
-    "json_schema",
-    type=click.File(encoding="utf-8"),
-    help="File with a JSON Schema that the answer must satisfy.",
-)
 @click.option("--concurrency", "-c", type=int, help="Rows in flight, 1 to 100; default 10.")
 @click.option(
     "--requests-per-minute", type=float, help="What the key is granted; 0 = no limit; default 60."

@@ -137,3 +137,35 @@ def connection(command: Callable[..., None]) -> Callable[..., None]:
     )
     with_all: Callable[..., None] = base_url(api_key(redis_url(command)))
     return with_all
+
+
+def asking(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that every command takes which asks what the user says."""
+    options = (
+        click.option(
+            "--model",
+            "-m",
+            default=config.DEFAULT_MODEL,
+            show_default=True,
+            help="Id of the model.",
+        ),
+        click.option("--temperature", "-t", type=float, help="0 to 2; default 0.7."),
+        click.option(
+            "--max-tokens", type=int, help="Longest answer in tokens, 1 to 1,000,000; default 2048."
+        ),
+        click.option(
+            "--fallback",
+            "fallback_models",
+            multiple=True,
+            help="Model to ask where the one before fails; repeatable.",
+        ),
+        click.option(
+            "--schema",
+            "json_schema",
+            type=click.File(encoding="utf-8"),
+            help="File with a JSON Schema that the answer must satisfy.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
