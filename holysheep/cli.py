@@ -20,6 +20,7 @@ from holysheep.cli_support import (
     asking,
     client_of,
     connection,
+    model_option,
     reports_errors,
     say,
     standard_input,
@@ -300,9 +301,7 @@ def cost(input_text: str | None, prices: Any, as_json: bool, **params: Any) -> N
 
 @main.command()
 @connection
-@click.option(
-    "--model", "-m", default=config.DEFAULT_MODEL, show_default=True, help="Id of the model."
-)
+@model_option
 @click.option("--prompt", help="What to ask each time; default: a short question.")
 @click.option("--iterations", "-n", type=int, help="How often, 1 to 500; default 20.")
 @click.option("--concurrency", "-c", type=int, help="Calls at a time, 1 to 100; default 1.")

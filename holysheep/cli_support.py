@@ -139,16 +139,15 @@ def connection(command: Callable[..., None]) -> Callable[..., None]:
     return with_all
 
 
+model_option = click.option(
+    "--model", "-m", default=config.DEFAULT_MODEL, show_default=True, help="Id of the model."
+)
+
+
 def asking(command: Callable[..., None]) -> Callable[..., None]:
     """The options that every command takes which asks what the user says."""
     options = (
-        click.option(
-            "--model",
-            "-m",
-            default=config.DEFAULT_MODEL,
-            show_default=True,
-            help="Id of the model.",
-        ),
+        model_option,
         click.option("--temperature", "-t", type=float, help="0 to 2; default 0.7."),
         click.option(
             "--max-tokens", type=int, help="Longest answer in tokens, 1 to 1,000,000; default 2048."

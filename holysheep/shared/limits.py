@@ -464,6 +464,7 @@ def _keys_of(root: str, model: str) -> tuple[bytes, ...]:
     return tuple(key.encode() for key in keys)
 
 
+@lru_cache(maxsize=1000)
 def _name(model: str) -> str:
     """A model in keys and in news: ids may hold anything, and are nobody else's business."""
     return sha256(model.encode()).hexdigest()[:16]
